@@ -1,0 +1,39 @@
+"""Checks as values: every check runs, and one place decides."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipelines.errors import ChecksFailed
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check on one table partition."""
+
+    name: str
+    success: bool
+    observed: object
+    expected: object
+    is_blocking: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name}: expected {self.expected}, observed {self.observed}"
+
+
+def require(checks: Iterable[Check], *, where: str, remedy: str) -> Sequence[Check]:
+    """The checks, unchanged, when no blocking one failed.
+
+    Raises:
+        ChecksFailed: names every blocking check that failed, with what it saw.
+    """
+    done = list(checks)
+    failed = [check for check in done if check.is_blocking and not check.success]
+    if failed:
+        raise ChecksFailed(
+            f"{len(failed)} of {len(done)} checks failed",
+            where=where,
+            expected="; ".join(f"{check.name}: {check.expected}" for check in failed),
+            found="; ".join(f"{check.name}: {check.observed}" for check in failed),
+            remedy=remedy,
+        )
+    return done

@@ -1,0 +1,63 @@
+"""DuckDB over the lake, bounded in memory, showing no row later than a given date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+
+import duckdb
+import pyarrow as pa
+
+from pipelines import lake
+from pipelines.contracts import CORE_TABLES, TableContract
+from pipelines.errors import MissingPartition
+from pipelines.settings import Settings
+
+_SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.date32(): "DATE"}
+
+
+@contextmanager
+def open_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB that keeps to the settings' memory and threads and reads instants as UTC."""
+    scratch = settings.home / "scratch"
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{settings.duckdb_memory_limit_mib}MiB",
+        "threads": settings.threads,
+        "temp_directory": str(scratch),
+        "TimeZone": "UTC",
+        "autoinstall_known_extensions": False,
+    }
+    with duckdb.connect(config=config) as connection:
+        yield connection
+
+
+@contextmanager
+def open_core(settings: Settings, *, up_to: date) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The core tables as views that hold what was known at the end of `up_to`, and nothing later.
+
+    Raises:
+        MissingPartition: core__transactions has no partition up to that date.
+    """
+    with open_engine(settings) as connection:
+        for table in CORE_TABLES.values():
+            _create_view(connection, settings, table, up_to)
+        yield connection
+
+
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, table: TableContract, up_to: date
+) -> None:
+    files = lake.files_of(settings.lake, table.name, last=up_to)
+    if not files:
+        if table.name == "core__transactions":
+            raise MissingPartition(
+                "there are no transactions up to the date",
+                where=f"core__transactions, business_date <= {up_to}",
+                remedy="nightjar ingest --from … --to …",
+            )
+        columns = ", ".join(f"NULL::{_SQL_TYPES[c.type]} AS {c.name}" for c in table.columns)
+        connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} WHERE false")
+        return
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    rows = f"read_parquet([{listed}], hive_partitioning = true, hive_types = {{'business_date': DATE}})"
+    newest = f" WHERE business_date = (SELECT max(business_date) FROM {rows})" if table.is_snapshot else ""
+    connection.execute(f"CREATE VIEW {table.name} AS SELECT * FROM {rows}{newest}")

@@ -1,0 +1,100 @@
+"""Every error that Nightjar raises on purpose: what happened, where, and what to do about it."""
+
+
+class NightjarError(Exception):
+    """An error with the facts that a reader needs: what, where, expected, found and the remedy."""
+
+    def __init__(
+        self, what: str, *, where: str, expected: object = None, found: object = None, remedy: str
+    ) -> None:
+        self.what, self.where, self.expected, self.found, self.remedy = what, where, expected, found, remedy
+        super().__init__(what, where, expected, found, remedy)
+
+    def __str__(self) -> str:
+        lines = [f"{type(self).__name__}: {self.what}", f"  where:    {self.where}"]
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.found is not None:
+            lines.append(f"  found:    {self.found}")
+        return "\n".join([*lines, f"  remedy:   {self.remedy}"])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.expected, self.found, self.remedy)
+
+
+def _rebuild(
+    kind: type[NightjarError], what: str, where: str, expected: object, found: object, remedy: str
+) -> NightjarError:
+    return kind(what, where=where, expected=expected, found=found, remedy=remedy)
+
+
+class BadInput(NightjarError):
+    """What was given is wrong; the same call fails again until somebody mends the input."""
+
+
+class InvalidSetting(BadInput):
+    """A `NIGHTJAR_*` variable is misspelt, of the wrong type or out of range."""
+
+
+class UnknownUseCase(BadInput):
+    """No use case of that name is registered."""
+
+
+class InvalidUseCase(BadInput):
+    """A use case's definition contradicts itself or cannot be loaded."""
+
+
+class DateOutsideData(BadInput):
+    """The date lies outside what the upstream system or the lake holds."""
+
+
+class MissingDrop(BadInput):
+    """The upstream system has delivered nothing for that table and date."""
+
+
+class MissingManifest(BadInput):
+    """The drop's folder exists but its manifest does not: the delivery is not finished."""
+
+
+class WrongManifest(BadInput):
+    """The manifest is unreadable or contradicts the files that it describes."""
+
+
+class UnreadableFile(BadInput):
+    """A delivered file is not the Parquet file that it should be."""
+
+
+class MissingColumn(BadInput):
+    """A delivered file lacks a column of the contract."""
+
+
+class WrongType(BadInput):
+    """A delivered column has another type than the contract's."""
+
+
+class EmptyDay(BadInput):
+    """A day without rows that its manifest does not mark as closed."""
+
+
+class ChecksFailed(BadInput):
+    """At least one blocking check on a table failed; nothing was written."""
+
+
+class MissingPartition(BadInput):
+    """A step needs a partition that no earlier step has written."""
+
+
+class LabelsImmature(BadInput):
+    """The label window of a snapshot is not over at the date for which it is asked."""
+
+
+class NoChampion(BadInput):
+    """No model version carries the alias `champion`."""
+
+
+class ArtifactRefused(BadInput):
+    """A stored model is not, bit for bit, the one that was registered, or its features differ."""
+
+
+class EngineFailure(NightjarError):
+    """A library or a server failed while it worked; the data may be fine, and a retry may help."""

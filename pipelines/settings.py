@@ -1,0 +1,124 @@
+"""Everything that the environment must say, as `NIGHTJAR_*` variables."""
+
+import difflib
+import os
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipelines.errors import InvalidSetting
+
+PREFIX = "NIGHTJAR_"
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+class Settings(BaseSettings):
+    """Where things are and how much of the machine may be used; nothing about a use case."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    home: Path = Field(PROJECT / "var", description="Folder for everything that a run leaves")
+    warehouse_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder")
+    mlflow_tracking_uri: str = Field("", description="MLflow store; empty: SQLite in the home folder")
+    business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
+    duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")
+    threads: int = Field(2, ge=1, le=256, description="Threads of DuckDB and LightGBM")
+    ingest_chunk_days: int = Field(31, ge=1, le=366, description="Days of a range validated and written at once")
+    use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
+    )
+    schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
+
+    @field_validator("use_cases", mode="before")
+    @classmethod
+    def _split_on_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("business_timezone")
+    @classmethod
+    def _is_a_known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("not a name of the IANA time zone database, such as America/New_York")
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """The time zone in which business days begin and end."""
+        return ZoneInfo(self.business_timezone)
+
+    @property
+    def landing(self) -> Path:
+        """Folder into which the upstream system drops its files."""
+        return self.home / "landing"
+
+    @property
+    def lake(self) -> Path:
+        """Folder of the lake's tables."""
+        return self.home / "lake"
+
+    @property
+    def feast_home(self) -> Path:
+        """Folder of Feast's registry and online store."""
+        return self.home / "feast"
+
+    @property
+    def warehouse(self) -> str:
+        """SQLAlchemy URL of the warehouse that analysts read."""
+        return self.warehouse_url or f"sqlite:///{self.home / 'warehouse.db'}"
+
+    @property
+    def mlflow_store(self) -> str:
+        """URI of MLflow's tracking store and model registry."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Folder of MLflow's artefacts for the embedded store."""
+        return self.home / "mlflow-artifacts"
+
+
+def load_settings() -> Settings:
+    """The settings from the environment.
+
+    Raises:
+        InvalidSetting: a variable with our prefix is unknown, of the wrong type or out of range.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable.upper() not in known:
+            close = difflib.get_close_matches(variable, known, n=1)
+            raise InvalidSetting(
+                "unknown setting",
+                where=f"environment variable {variable}",
+                expected=f"did you mean {close[0]}?" if close else f"one of {', '.join(sorted(known))}",
+                found=variable,
+                remedy="correct the name or unset the variable",
+            )
+    try:
+        return Settings()  # type: ignore[call-arg]  # every field has a default; the plugin sees required ones
+    except ValidationError as error:
+        raise _named(error.errors()[0]) from error
+
+
+def _named(problem: Any) -> InvalidSetting:
+    field = str(problem["loc"][0]) if problem["loc"] else "?"
+    description = Settings.model_fields[field].description if field in Settings.model_fields else ""
+    return InvalidSetting(
+        str(problem["msg"]),
+        where=f"environment variable {PREFIX}{field.upper()}",
+        expected=description,
+        found=repr(problem.get("input")),
+        remedy="correct the value or unset the variable to take the default",
+    )

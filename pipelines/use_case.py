@@ -1,0 +1,152 @@
+"""What a use case must say: one frozen definition that features, training, scoring and monitoring share."""
+
+from collections import Counter
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BaseTable(_Frozen):
+    """A temporary table that the feature tables of one snapshot share, so that it is computed once."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    sql: str
+
+
+class FeatureTable(_Frozen):
+    """One lake table of features: a grain, and a named SQL expression for each feature.
+
+    The SQL sees the core tables as of the end of `as_of` (later rows do not exist there), the use case's base
+    tables, and the parameter `$as_of`. It is computed in two steps: `aggregates` over the rows of `source`
+    grouped by `keys`, then `derived` over the aggregates. Names that begin with an underscore are intermediate.
+    """
+
+    name: str = Field(pattern=r"^features__[a-z0-9_]+$")
+    keys: tuple[str, ...] = Field(min_length=1)
+    source: str
+    aggregates: dict[str, str]
+    derived: dict[str, str] = {}
+    joins: str = ""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the stored features, in stored order."""
+        return tuple(name for name in (*self.aggregates, *self.derived) if not name.startswith("_"))
+
+
+class SimpleRule(_Frozen):
+    """A ranking without a model: a SQL expression over the features, the higher the likelier."""
+
+    name: str
+    expression: str
+
+
+class TrainingPlan(_Frozen):
+    """How a model of the use case is trained; days and weeks count back from the training date."""
+
+    snapshots: int = Field(12, ge=3, description="Number of snapshots in a training set")
+    snapshot_every_days: int = Field(7, ge=1)
+    folds: int = Field(3, ge=1, description="Validation folds, the newest snapshots, in time order")
+    negative_keep_share: float = Field(0.2, gt=0, le=1, description="Share of negatives kept, weighted 1/share")
+    boosting_rounds: int = Field(150, ge=1, le=5000)
+    learning_rate: float = Field(0.07, gt=0, le=1)
+    leaves: int = Field(31, ge=2, le=4095)
+    min_rows_in_leaf: int = Field(100, ge=1)
+    feature_share: float = Field(0.7, gt=0, le=1)
+    l2: float = Field(5.0, ge=0)
+    seed: int = 20170101
+
+
+class RetrainPolicy(_Frozen):
+    """When the monitor asks for a new model."""
+
+    champion_max_age_days: int = Field(28, ge=1)
+    min_auc_drop: float = Field(0.02, gt=0, lt=1, description="Fall of realised AUC below validation that counts")
+    drifted_feature_share: float = Field(0.25, gt=0, le=1, description="Share of drifted features that counts")
+
+
+class Kpi(_Frozen):
+    """A business figure: what it means, its unit, its owner, and SQL that gives one value.
+
+    The SQL sees the core tables, and the parameters `$first_date` and `$last_date` (both included).
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    meaning: str
+    unit: str
+    sql: str
+    is_daily: bool = True
+
+
+class UseCase(_Frozen):
+    """One prediction task: for every `entity` and `item`, does the event happen within `horizon_days`?
+
+    `positives_sql` gives the events of the core tables between `$first_date` and `$last_date`, one row per entity
+    and item, with `value_usd`. `active_sql` gives the entities that must have a published row as of `$as_of`,
+    `popular_sql` the items for entities without a candidate, with `probability`.
+    The candidates are the rows of `feature_tables[0]` whose item is not in `excluded_items`.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    question: str
+    owner: str
+    entity: str
+    item: str
+    horizon_days: int = Field(ge=1, le=366)
+    top_n: int = Field(ge=1, le=1000)
+    base_tables: tuple[BaseTable, ...] = ()
+    feature_tables: tuple[FeatureTable, ...] = Field(min_length=1)
+    positives_sql: str
+    active_sql: str
+    popular_sql: str
+    excluded_items: tuple[str, ...] = ()
+    rules: tuple[SimpleRule, ...] = Field(min_length=1)
+    training: TrainingPlan = TrainingPlan()
+    retraining: RetrainPolicy = RetrainPolicy()
+    kpis: tuple[Kpi, ...] = ()
+    expectations_module: str
+    feature_module: str
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        twice = [name for name, count in Counter(self.features).items() if count > 1]
+        if twice:
+            raise ValueError(f"features defined in more than one table: {', '.join(sorted(twice))}")
+        if set(self.feature_tables[0].keys) != {self.entity, self.item}:
+            raise ValueError("the first feature table must have the grain (entity, item): it gives the candidates")
+        for table in self.feature_tables[1:]:
+            if not set(table.keys) < {self.entity, self.item}:
+                raise ValueError(f"{table.name}: its keys must be part of (entity, item)")
+        if self.training.folds >= self.training.snapshots:
+            raise ValueError("training.folds must be below training.snapshots: the oldest is only trained on")
+        return self
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The grain of candidates, labels and scores."""
+        return (self.entity, self.item)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Every feature, in the order in which a model sees them."""
+        return tuple(name for table in self.feature_tables for name in table.features)
+
+    @property
+    def labels_table(self) -> str:
+        """Lake table of labels."""
+        return f"labels__{self.name}"
+
+    @property
+    def scores_table(self) -> str:
+        """Lake table of all candidates' scores, and warehouse table of the published ones."""
+        return f"scores__{self.name}"
+
+    @property
+    def outcomes_table(self) -> str:
+        """Warehouse table of what became of the published rows."""
+        return f"outcomes__{self.name}"

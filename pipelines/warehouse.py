@@ -1,0 +1,219 @@
+"""The warehouse that analysts read: its tables, and the one way to replace a slice of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Boolean, Column, Date, DateTime, Float, Integer, MetaData, String, Table, Text
+
+from pipelines.errors import EngineFailure
+from pipelines.settings import Settings
+from pipelines.use_case import UseCase
+
+Row = Mapping[str, Any]
+METADATA = MetaData()
+
+KPI_DAILY, KPI_WEEKLY = (
+    Table(
+        name,
+        METADATA,
+        Column("use_case", String(64), primary_key=True, comment="Use case whose definition this is"),
+        Column("kpi_date", Date, primary_key=True, comment=f"Business date, {what}"),
+        Column("kpi", String(64), primary_key=True, comment="Name of the figure"),
+        Column("value", Float, comment="The figure; null where there was nothing to measure"),
+        Column("unit", String(16), nullable=False, comment="Unit of the figure"),
+        Column("meaning", Text, nullable=False, comment="Definition in words"),
+    )
+    for name, what in (("kpi__daily", "one day"), ("kpi__weekly", "last of the seven days"))
+)
+METRICS = Table(
+    "monitor__metrics",
+    METADATA,
+    Column("use_case", String(64), primary_key=True, comment="Use case"),
+    Column("score_date", Date, primary_key=True, comment="Date whose scores or features were measured"),
+    Column("metric", String(64), primary_key=True, comment="Name of the metric, such as auc or drift_ks"),
+    Column("slice", String(128), primary_key=True, comment="Part of the rows, or the feature; all: everything"),
+    Column("model_version", String(32), primary_key=True, comment="Model version, or rule, that was measured"),
+    Column("value", Float, comment="Measured value"),
+    Column("reference", Float, comment="What it is compared with: the simple rule or the training data"),
+    Column("threshold", Float, comment="Limit beyond which it counts"),
+    Column("status", String(16), nullable=False, comment="ok, alert or info (nothing to compare with)"),
+)
+INGEST_LOG = Table(
+    "ops__ingest_log",
+    METADATA,
+    Column("ingest_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("table_name", String(64), nullable=False, comment="Lake table"),
+    Column("business_date", Date, nullable=False, comment="Partition"),
+    Column("rows_in", Integer, nullable=False, comment="Rows delivered = kept + quarantined + duplicate"),
+    Column("rows_kept", Integer, nullable=False),
+    Column("rows_quarantined", Integer, nullable=False),
+    Column("rows_duplicate", Integer, nullable=False, comment="Exact copies of a kept row; reference tables only"),
+    Column("table_version", String(64), nullable=False, comment="Version of the lake table that holds the rows"),
+    Column("source_sha256", String(64), comment="SHA-256 of the delivered file; null for a closed day"),
+)
+PUBLISH_LOG = Table(
+    "ops__publish_log",
+    METADATA,
+    Column("publish_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("use_case", String(64), nullable=False),
+    Column("score_date", Date, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("content_hash", String(64), nullable=False, comment="SHA-256 of the rows without run_id"),
+    Column("model_version", String(32), nullable=False),
+    Column("feature_version", String(64), nullable=False),
+)
+PROMOTION_LOG = Table(
+    "ops__promotion_log",
+    METADATA,
+    Column("promotion_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("use_case", String(64), nullable=False),
+    Column("from_version", String(32), comment="Champion before; null: none"),
+    Column("to_version", String(32), nullable=False, comment="Challenger"),
+    Column("is_promoted", Boolean, nullable=False),
+    Column("evidence", Text, nullable=False, comment="The checks and what they saw, as JSON"),
+)
+RETRAIN_DECISIONS = Table(
+    "ops__retrain_decisions",
+    METADATA,
+    Column("use_case", String(64), primary_key=True),
+    Column("decision_date", Date, primary_key=True, comment="Business date on whose evidence it rests"),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("is_requested", Boolean, nullable=False, comment="Whether a new model is asked for"),
+    Column("reason", Text, nullable=False, comment="Why, in words"),
+    Column("evidence", Text, nullable=False, comment="The checks and what they saw, as JSON"),
+)
+RUN_COSTS = Table(
+    "ops__run_costs",
+    METADATA,
+    Column("cost_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("step", String(64), nullable=False),
+    Column("partition_key", String(64), nullable=False, comment="Business date or range"),
+    Column("rows", Integer, comment="Rows that the step wrote"),
+    Column("wall_s", Float, nullable=False, comment="Elapsed seconds"),
+    Column("cpu_s", Float, nullable=False, comment="Processor seconds of the process"),
+    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory of the process so far"),
+)
+
+
+def scores_table(use_case: UseCase) -> Table:
+    """Published scores: one row per `score_date`, entity and `rank`."""
+    return Table(
+        use_case.scores_table,
+        MetaData(),
+        Column("score_date", Date, primary_key=True, comment="The score is as of the end of this business date"),
+        Column(use_case.entity, sa.BigInteger, primary_key=True, autoincrement=False, comment="Who"),
+        Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is the likeliest"),
+        Column(use_case.item, Text, nullable=False, comment="What"),
+        Column("score", Float, nullable=False, comment=f"Calibrated probability. {use_case.question}"),
+        Column("score_source", String(16), nullable=False, comment="champion, baseline or cold_start"),
+        Column("model_version", String(32), nullable=False, comment="Registry version of the model"),
+        Column("feature_version", String(64), nullable=False, comment="Version of the feature snapshot"),
+        Column("run_id", String(250), nullable=False, comment="Run that published the row"),
+        sa.UniqueConstraint("score_date", use_case.entity, use_case.item),
+    )
+
+
+def outcomes_table(use_case: UseCase) -> Table:
+    """What became of each published row: one row per published row whose label has matured."""
+    return Table(
+        use_case.outcomes_table,
+        MetaData(),
+        Column("score_date", Date, primary_key=True, comment="As in the scores"),
+        Column(use_case.entity, sa.BigInteger, primary_key=True, autoincrement=False, comment="Who"),
+        Column("rank", Integer, primary_key=True, autoincrement=False, comment="As published"),
+        Column(use_case.item, Text, nullable=False, comment="What"),
+        Column("score", Float, nullable=False, comment="As published"),
+        Column("model_version", String(32), nullable=False, comment="As published"),
+        Column("is_positive", Boolean, nullable=False, comment="Whether the event happened"),
+        Column("value_usd", Float, nullable=False, comment="What it was worth; 0 where it did not happen"),
+        Column("matured_date", Date, nullable=False, comment="Last business date of the label window"),
+    )
+
+
+@contextmanager
+def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
+    """A connection inside one transaction: committed at the end, rolled back on any error.
+
+    Raises:
+        EngineFailure: the database cannot be reached or refuses a statement.
+    """
+    engine = _engine(settings.warehouse)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except sa.exc.DBAPIError as error:
+        raise EngineFailure(
+            "the warehouse refused or lost a statement; nothing of the transaction remains",
+            where=engine.url.render_as_string(hide_password=True),
+            found=error.orig,
+            remedy="check that the database is reachable, not locked and not full; then run the step again",
+        ) from error
+
+
+def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
+    """Create every table and view that is missing; existing ones stay as they are."""
+    with open_warehouse(settings) as connection:
+        METADATA.create_all(connection)
+        for use_case in use_cases:
+            _create_use_case_tables(connection, use_case)
+
+
+def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
+    """Put `rows` in place of those whose columns equal `slice_`; the caller's transaction makes it atomic."""
+    connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in slice_.items())))
+    return append_rows(connection, table, rows)
+
+
+def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) -> int:
+    """Add the rows; gives their number."""
+    if rows:
+        connection.execute(sa.insert(table), list(rows))
+    return len(rows)
+
+
+def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    """The query's rows as dictionaries."""
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:
+    scores = scores_table(use_case)
+    scores.metadata.create_all(connection)
+    outcomes_table(use_case).metadata.create_all(connection)
+    view = f"{scores.name}_latest"
+    if view not in sa.inspect(connection).get_view_names():
+        connection.execute(
+            sa.text(
+                f"CREATE VIEW {view} AS SELECT * FROM {scores.name} "
+                f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
+            )
+        )
+
+
+@cache
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    if engine.dialect.name == "sqlite":
+        if engine.url.database:
+            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
+    connection.execute("PRAGMA busy_timeout = 60000")
+    connection.execute("PRAGMA journal_mode = WAL")
