@@ -44,6 +44,10 @@ class InvalidUseCase(BadInput):
     """A use case's definition contradicts itself or cannot be loaded."""
 
 
+class InvalidRunParameter(BadInput):
+    """A run was started with a partition key or a parameter that its DAG cannot use."""
+
+
 class DateOutsideData(BadInput):
     """The date lies outside what the upstream system or the lake holds."""
 

@@ -1,0 +1,128 @@
+"""Brings in the whole history in one go and makes the first champion; the nightly DAGs take over from there.
+
+**What** Lands and ingests every business date from the first to the training date. Then, for each use case:
+trains on that history, promotes the first champion, and publishes the scores of the training date. Last,
+ingests the dates from there to the last one.
+
+**When, and why then** By hand, once, before the nightly schedule is switched on; again after the lake was
+lost. It emits no asset events: only the nightly chain scores the dates that it ingests.
+
+**Reads** the upstream system and landing. **Writes** all core tables, snapshots, labels, a model, and the
+scores of one date. A second run with the same dates leaves the same rows, and one more model version.
+
+**When it fails** The log's last lines name the error and the remedy. Clear the failed task once the cause is
+mended: what was done before it stays as it is.
+"""
+
+from datetime import date, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, TaskGroup, chain, task
+
+from nightjar_dags import PLATFORM_OWNER, dag_arguments, date_param, plain, run_dates, skip_unless
+from pipelines.settings import load_settings
+from pipelines.use_case import UseCase
+from pipelines.use_cases import load_use_cases
+
+SETTINGS = load_settings()
+DATES = ("first_date", "train_date", "last_date")
+PARAMS = {
+    "first_date": date_param(date(2017, 1, 1), "First date", "First business date of the history."),
+    "train_date": date_param(
+        date(2017, 11, 12), "Train with data up to", "Business date up to which the first model learns."
+    ),
+    "last_date": date_param(date(2017, 11, 18), "Last date", "Last business date that is ingested here."),
+}
+
+
+@task
+def land_files() -> object:
+    """Play the upstream system: deliver the drops of all dates that are not in landing yet."""
+    from pipelines.landing import land
+
+    (first, _, last), _ = run_dates(*DATES)
+    return plain(land(SETTINGS, first, last))
+
+
+@task
+def ingest_history() -> object:
+    """Ingest the dates from the first to the training date."""
+    from pipelines.ingest import ingest
+
+    (first, train_date, _), run_id = run_dates(*DATES)
+    return plain(ingest(SETTINGS, first, train_date, run_id))
+
+
+@task
+def ingest_catch_up() -> object:
+    """Ingest the dates after the training date, up to the last."""
+    from pipelines.ingest import ingest
+
+    (_, train_date, last), run_id = run_dates(*DATES)
+    skip_unless(last > train_date, "the last date is the training date: nothing is left to catch up with")
+    return plain(ingest(SETTINGS, train_date + timedelta(days=1), last, run_id))
+
+
+def first_champion(use_case: UseCase) -> TaskGroup:
+    """The tasks that train and promote the first model of a use case and publish its first scores."""
+
+    def training_date() -> tuple[date, str]:
+        (_, train_date, _), run_id = run_dates(*DATES)
+        return train_date, run_id
+
+    @task
+    def train_model() -> object:
+        """Build the weekly snapshots and labels, train, compare with the simple rules, register."""
+        from pipelines.training import train
+
+        return plain(train(SETTINGS, use_case, *training_date()))
+
+    @task
+    def promote_model(trained: dict[str, Any]) -> object:
+        """Make the new version champion if it passes the gate."""
+        from pipelines.promotion import promote
+
+        return plain(promote(SETTINGS, use_case, trained["model_version"], training_date()[1]))
+
+    @task
+    def build_features() -> object:
+        """Write the feature snapshot as of the training date."""
+        from pipelines.features import build_features
+
+        return plain(build_features(SETTINGS, use_case, *training_date()))
+
+    @task
+    def materialise_features() -> object:
+        """Bring the features of the training date to the online store."""
+        from pipelines.feature_store import materialise
+
+        return plain(materialise(SETTINGS, use_case, *training_date()))
+
+    @task
+    def score_candidates() -> object:
+        """Score every candidate of the training date with the champion."""
+        from pipelines.scoring import score
+
+        return plain(score(SETTINGS, use_case, *training_date()))
+
+    @task
+    def publish_scores() -> object:
+        """Audit the scores and publish them to the warehouse."""
+        from pipelines.publishing import publish
+
+        return plain(publish(SETTINGS, use_case, *training_date()))
+
+    with TaskGroup(use_case.name) as steps:
+        chain(
+            promote_model(train_model()),
+            build_features(),
+            [materialise_features(), score_candidates()],
+            publish_scores(),
+        )
+
+    return steps
+
+
+with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")):
+    _use_cases = load_use_cases(SETTINGS).values()
+    land_files() >> ingest_history() >> [first_champion(each) for each in _use_cases] >> ingest_catch_up()

@@ -1,0 +1,69 @@
+"""Turns one business date into published predictions.
+
+**What** Builds the feature snapshot as of the end of the date, materialises what an online lookup needs,
+scores every candidate with the champion, audits the scores, publishes the best of each entity to the
+warehouse in one transaction, and wakes `monitor__<use case>` for the same date.
+
+**When, and why then** As soon as `ingest` has replaced the partition of a business date, for exactly that
+date: a backfill of `ingest` scores exactly the days that it touched. By hand: trigger with a partition key.
+
+**Reads** the core tables up to the date and the model that is champion when scoring starts. **Writes** the
+snapshots `features__*` and `scores__<use case>` in the lake, the online store, and `scores__<use case>` and
+`ops__publish_log` in the warehouse. A second run for a date leaves the same rows.
+
+**When it fails** Nothing of the date is published and readers of `scores__<use case>_latest` see the newest
+earlier date whole. The log's last lines name the error and the remedy. `NoChampion`: run `bootstrap` or
+`train__<use case>` first. Clear the failed task once the cause is mended.
+"""
+
+from airflow.sdk import DAG, PartitionedAssetTimetable, task
+
+from nightjar_dags import CORE_TRANSACTIONS, dag_arguments, plain, run_date, scores_asset
+from pipelines.settings import load_settings
+from pipelines.use_case import UseCase
+from pipelines.use_cases import load_use_cases
+
+SETTINGS = load_settings()
+
+
+def score_dag(use_case: UseCase) -> None:
+    """The DAG that scores one business date of a use case."""
+    with DAG(
+        f"score__{use_case.name}",
+        schedule=PartitionedAssetTimetable(assets=CORE_TRANSACTIONS),
+        **dag_arguments(__doc__, use_case.owner, use_case.name),
+    ):
+
+        @task
+        def build_features() -> object:
+            """Write the feature snapshot as of the end of the business date."""
+            from pipelines.features import build_features
+
+            return plain(build_features(SETTINGS, use_case, *run_date()))
+
+        @task
+        def materialise_features() -> object:
+            """Bring the features of the date to the online store."""
+            from pipelines.feature_store import materialise
+
+            return plain(materialise(SETTINGS, use_case, *run_date()))
+
+        @task
+        def score_candidates() -> object:
+            """Score every candidate with the champion and write all of them to the lake."""
+            from pipelines.scoring import score
+
+            return plain(score(SETTINGS, use_case, *run_date()))
+
+        @task(outlets=[scores_asset(use_case)])
+        def publish_scores() -> object:
+            """Audit the scores and replace the date in the warehouse, in one transaction."""
+            from pipelines.publishing import publish
+
+            return plain(publish(SETTINGS, use_case, *run_date()))
+
+        build_features() >> [materialise_features(), score_candidates()] >> publish_scores()
+
+
+for _use_case in load_use_cases(SETTINGS).values():
+    score_dag(_use_case)

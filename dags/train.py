@@ -1,0 +1,80 @@
+"""Trains a challenger, and makes it champion if it is good enough.
+
+**What** Builds the weekly feature snapshots and labels that are missing, joins them point in time with Feast,
+cross-validates in time order against the simple rules, fits and calibrates a LightGBM model, registers it in
+MLflow, and promotes it if it passes the gate. `announce_champion` is skipped, with the reason, when the gate
+refuses.
+
+**When, and why then** When `monitor__<use case>` has asked for it for a business date, or by hand: give the
+date in the form as *Train with data up to*, or as the partition key. There is no calendar of its own; the age
+of the champion is one of the reasons for which the monitor asks.
+
+**Reads** the core tables up to the date. **Writes** `features__*` and `labels__<use case>` in the lake, a run
+and a model version in MLflow, and `ops__promotion_log`.
+
+**When it fails** The champion stays and the nights go on with it. The log's last lines name the error and the
+remedy; clear the failed task once the cause is mended. A model that the gate refused is no failure: compare
+it with the champion in MLflow.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, PartitionedAssetTimetable, task
+
+from nightjar_dags import (
+    announce,
+    dag_arguments,
+    date_param,
+    model_asset,
+    plain,
+    retrain_asset,
+    run_date,
+    skip_unless,
+)
+from pipelines.settings import load_settings
+from pipelines.use_case import UseCase
+from pipelines.use_cases import load_use_cases
+
+SETTINGS = load_settings()
+AS_OF = date_param(
+    None,
+    "Train with data up to",
+    "Last business date whose rows the training may see, such as 2017-11-12. "
+    "Leave it empty when the run has a partition key, which then says the same.",
+)
+
+
+def train_dag(use_case: UseCase) -> None:
+    """The DAG that trains and promotes a model of a use case."""
+    with DAG(
+        f"train__{use_case.name}",
+        schedule=PartitionedAssetTimetable(assets=retrain_asset(use_case)),
+        params={"as_of": AS_OF},
+        **dag_arguments(__doc__, use_case.owner, use_case.name),
+    ):
+
+        @task
+        def train_model() -> object:
+            """Build what is missing of the training set, train, compare with the simple rules, register."""
+            from pipelines.training import train
+
+            return plain(train(SETTINGS, use_case, *run_date()))
+
+        @task
+        def promote_model(trained: dict[str, Any]) -> object:
+            """Make the new version champion if it passes the gate; either way, write down why."""
+            from pipelines.promotion import promote
+
+            return plain(promote(SETTINGS, use_case, trained["model_version"], run_date()[1]))
+
+        @task(outlets=[model_asset(use_case)])
+        def announce_champion(promoted: dict[str, Any]) -> None:
+            """Tell the readers of the asset that there is a new champion; skip if the gate refused it."""
+            skip_unless(promoted["is_promoted"], promoted["reason"])
+            announce(model_asset(use_case), run_date()[0], model_version=promoted["model_version"])
+
+        announce_champion(promote_model(train_model()))
+
+
+for _use_case in load_use_cases(SETTINGS).values():
+    train_dag(_use_case)
