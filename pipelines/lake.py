@@ -40,8 +40,9 @@ def replace_dates(
     lake: Path, table: str, rows: pa.Table, *, first: date, last: date, partition: str = "business_date"
 ) -> Written:
     """Put `rows` in place of every partition of a Delta table from `first` to `last`, in one commit."""
-    where = f"{partition} >= '{first}' AND {partition} <= '{last}'"
-    return replace_where(lake, table, rows, predicate=where, partition_by=[partition])
+    return replace_where(
+        lake, table, rows, predicate=between(partition, first, last), partition_by=[partition]
+    )
 
 
 def replace_where(
@@ -60,25 +61,30 @@ def replace_where(
 def version_of(lake: Path, table: str) -> str:
     """The Delta version of a table; `none` before its first write."""
     try:
-        return str(deltalake.DeltaTable(str(lake / table), without_files=True).version())
+        return str(deltalake.DeltaTable(str(lake / table)).version())
     except TableNotFoundError:
         return "none"
+
+
+def between(partition: str, first: date, last: date) -> str:
+    """Predicate on a partition column: its dates from `first` to `last`, both included."""
+    return f"{partition} >= '{first}' AND {partition} <= '{last}'"
 
 
 def files_of(
     lake: Path, table: str, *, first: date | None = None, last: date | None = None, partition: str = "business_date"
 ) -> list[str]:
     """Paths of a Delta table's files whose partition lies between the dates; empty when it has none."""
+    return files_where(lake, table, between(partition, first or date.min, last or date.max))
+
+
+def files_where(lake: Path, table: str, predicate: str) -> list[str]:
+    """Paths of a Delta table's files that a predicate on partition columns selects; empty when there are none."""
     try:
         delta = deltalake.DeltaTable(str(lake / table))
     except TableNotFoundError:
         return []
-    wanted = []
-    if first is not None:
-        wanted.append((partition, ">=", first.isoformat()))
-    if last is not None:
-        wanted.append((partition, "<=", last.isoformat()))
-    return sorted(delta.file_uris(wanted or None))
+    return sorted(delta.file_uris(file_pruning_predicate=predicate))
 
 
 def dates_of(lake: Path, table: str, partition: str = "business_date") -> list[date]:

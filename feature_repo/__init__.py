@@ -1,0 +1,1 @@
+"""Feast definitions, one module per use case."""

@@ -1,0 +1,129 @@
+"""Feast: the registry of feature definitions, point-in-time joins, and the online store."""
+
+import importlib
+import os
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.errors import InvalidUseCase, MissingPartition
+from pipelines.features import end_of_day, feature_version
+from pipelines.settings import Settings
+from pipelines.steps import measured
+from pipelines.use_case import UseCase
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+@dataclass(frozen=True)
+class MaterialiseReport:
+    """Entities whose features went into the online store."""
+
+    as_of: date
+    rows: int
+
+
+def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
+    """Feast with the use case's definitions applied; what other use cases and versions applied stays."""
+    os.environ.setdefault("FEAST_USAGE", "False")
+    from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+
+    settings.feast_home.mkdir(parents=True, exist_ok=True)
+    config = RepoConfig(
+        project="nightjar",
+        provider="local",
+        registry=str(settings.feast_home / "registry.db"),
+        offline_store={"type": "duckdb"},
+        online_store={"type": "sqlite", "path": str(settings.feast_home / "online.db")},
+        entity_key_serialization_version=3,
+        repo_path=settings.feast_home,
+    )
+    store = FeatureStore(config=config)
+    definitions = vars(importlib.import_module(use_case.feature_module)).values()
+    wanted = [thing for thing in definitions if isinstance(thing, Entity | FeatureView | FeatureService)]
+    names = {thing.name for thing in wanted if isinstance(thing, FeatureService)}
+    if use_case.name not in names:
+        raise InvalidUseCase(
+            "the Feast definitions lack the use case's feature service",
+            where=f"module {use_case.feature_module}",
+            expected=f"a FeatureService named {use_case.name}",
+            found=sorted(names),
+            remedy="define it with the views that the model reads",
+        )
+    store.apply(wanted)
+    return store
+
+
+def join_features(settings: Settings, use_case: UseCase, store: "FeatureStore", entities: pa.Table) -> pa.Table:
+    """Each row of `entities` (keys, event_timestamp) with every feature as it was known at that instant.
+
+    Raises:
+        MissingPartition: a row found no features: its snapshot is missing.
+    """
+    joined = store.get_historical_features(
+        entity_df=entities.to_pandas(),
+        features=store.get_feature_service(use_case.name),
+        filter_by_created_timestamp=True,
+    ).to_arrow()
+    _require_joined(use_case, joined, entities.num_rows)
+    return joined.select([*entities.column_names, *use_case.features])
+
+
+def freeze_service(store: "FeatureStore", use_case: UseCase, model_version: str) -> str:
+    """Name of a new feature service that keeps the views a model version was trained on."""
+    from feast import FeatureService
+
+    current = store.get_feature_service(use_case.name)
+    views = [store.get_feature_view(projection.name) for projection in current.feature_view_projections]
+    name = f"{use_case.name}__v{model_version}"
+    store.apply([FeatureService(name=name, features=views, owner=use_case.owner)])
+    return name
+
+
+def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> MaterialiseReport:
+    """Bring the snapshot of `as_of` into the online store, for every view that is marked online.
+
+    The interval is that one day, stated explicitly, and never reaches beyond the end of `as_of`.
+
+    Raises:
+        MissingPartition: there is no snapshot of that date.
+    """
+    with measured(settings, f"materialise__{use_case.name}", str(as_of), run_id) as cost:
+        feature_version(settings, use_case, as_of)
+        store = open_store(settings, use_case)
+        views = [view.name for view in _online_views(store, use_case)]
+        start, end = end_of_day(settings, as_of - timedelta(days=1)), end_of_day(settings, as_of)
+        store.materialize(start_date=start, end_date=end, feature_views=views, disable_event_timestamp=False)
+        tables = {store.get_feature_view(view).batch_source.name for view in views}
+        cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
+    return MaterialiseReport(as_of, cost.rows)
+
+
+def _online_views(store: "FeatureStore", use_case: UseCase) -> list[Any]:
+    """The online views whose source is one of the use case's feature tables."""
+    tables = {table.name for table in use_case.feature_tables}
+    return [view for view in store.list_feature_views() if view.online and view.batch_source.name in tables]
+
+
+def _rows_of(settings: Settings, table: str, as_of: date) -> int:
+    import pyarrow.parquet as pq
+
+    from pipelines import lake
+
+    return int(pq.read_metadata(lake.require_snapshot(settings.lake, table, as_of)[0]).num_rows)
+
+
+def _require_joined(use_case: UseCase, joined: pa.Table, expected: int) -> None:
+    always_known = next(iter(use_case.feature_tables[0].features))
+    found = joined.num_rows - joined.column(always_known).null_count
+    if found != expected:
+        raise MissingPartition(
+            "feature snapshots are missing for a part of the rows",
+            where=f"{use_case.feature_tables[0].name}, feature {always_known}",
+            expected=f"{expected} rows with features",
+            found=f"{found}",
+            remedy="nightjar features --date … for every snapshot date of the training set",
+        )

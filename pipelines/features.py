@@ -1,0 +1,113 @@
+"""Feature snapshots: what was known of every entity and item at the end of a business date."""
+
+import hashlib
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from pipelines import lake
+from pipelines.checks import require
+from pipelines.coverage import require_ingested
+from pipelines.engine import open_core
+from pipelines.settings import Settings
+from pipelines.steps import measured
+from pipelines.use_case import FeatureTable, UseCase
+from pipelines.validation import validate
+
+if TYPE_CHECKING:
+    from great_expectations.expectations.expectation import Expectation
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """Rows over all feature tables of one snapshot, and the version of their content."""
+
+    as_of: date
+    feature_version: str
+    rows: int
+
+
+def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> FeatureReport:
+    """Write the snapshots of every feature table as of the end of `as_of`, replacing what was there.
+
+    Raises:
+        MissingPartition: that business date was not ingested.
+        ChecksFailed: a table is not what the use case expects; its snapshot stays as it was.
+    """
+    with measured(settings, f"features__{use_case.name}", str(as_of), run_id) as cost:
+        require_ingested(settings, first=as_of, last=as_of)
+        cost.rows = 0
+        with open_core(settings, up_to=as_of) as connection:
+            with base_tables(connection, use_case, as_of):
+                for table in use_case.feature_tables:
+                    rows = compute_features(connection, table, as_of, end_of_day(settings, as_of))
+                    _audit(use_case, table, as_of, rows)
+                    cost.rows += lake.replace_snapshot(settings.lake, table.name, rows, as_of).rows
+    return FeatureReport(as_of, feature_version(settings, use_case, as_of), cost.rows)
+
+
+def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
+    """Version of a snapshot over all its tables: the first 16 hex digits of the hash of their content hashes.
+
+    Raises:
+        MissingPartition: a table has no snapshot of that date.
+    """
+    hashes = [lake.require_snapshot(settings.lake, table.name, as_of)[1] for table in use_case.feature_tables]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def end_of_day(settings: Settings, business_date: date) -> datetime:
+    """The instant, UTC, at which a business date ends in the stores' time zone."""
+    midnight = datetime.combine(business_date + timedelta(days=1), time(), tzinfo=settings.zone)
+    return midnight.astimezone(UTC)
+
+
+@contextmanager
+def base_tables(connection: duckdb.DuckDBPyConnection, use_case: UseCase, as_of: date) -> Iterator[None]:
+    """The use case's base tables, as temporary tables while the context lasts."""
+    for base in use_case.base_tables:
+        connection.execute(f"CREATE TEMP TABLE {base.name} AS {base.sql}", _parameters(base.sql, as_of))
+    yield
+    for base in use_case.base_tables:
+        connection.execute(f"DROP TABLE {base.name}")
+
+
+def compute_features(
+    connection: duckdb.DuckDBPyConnection, table: FeatureTable, as_of: date, known_at: datetime
+) -> pa.Table:
+    """The rows of one feature table, ordered by key: timestamps, keys, and every feature as a 32-bit float."""
+    keys = ", ".join(table.keys)
+    aggregates = ", ".join(f"{sql} AS {name}" for name, sql in table.aggregates.items())
+    derived = "".join(f", {sql} AS {name}" for name, sql in table.derived.items())
+    stamp = f"TIMESTAMPTZ '{known_at.isoformat()}'"
+    features = ", ".join(f"{name}::FLOAT AS {name}" for name in table.features)
+    query = f"""
+        WITH aggregated AS (SELECT {keys}, {aggregates} FROM ({table.source}) GROUP BY {keys}),
+             derived AS (SELECT *{derived} FROM aggregated {table.joins})
+        SELECT {stamp} AS event_timestamp, {stamp} AS created_timestamp, {keys}, {features}
+        FROM derived ORDER BY {keys}
+    """
+    return connection.sql(query, params=_parameters(query, as_of)).to_arrow_table()
+
+
+def _audit(use_case: UseCase, table: FeatureTable, as_of: date, rows: pa.Table) -> None:
+    where = f"{table.name}, as_of={as_of}"
+    suite = importlib.import_module(use_case.expectations_module).features(table.name)
+    checked = sorted({name for expectation in suite for name in _columns_of(expectation)})
+    found = validate(rows.select(checked).to_pandas(), suite, where=where)
+    require(found.checks, where=where, remedy="look for a fault in the core tables of these days or in the SQL")
+
+
+def _columns_of(expectation: "Expectation") -> list[str]:
+    named = expectation.configuration.kwargs
+    return [*named.get("column_list", ()), *([named["column"]] if "column" in named else [])]
+
+
+def _parameters(query: str, as_of: date) -> dict[str, date] | None:
+    return {"as_of": as_of} if "$as_of" in query else None

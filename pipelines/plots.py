@@ -1,0 +1,39 @@
+"""The pictures of a training run."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from pipelines.cross_validation import Validation
+from pipelines.model import Model
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  # after the choice of a backend that needs no screen
+
+_BINS, _SHOWN = 20, 25
+
+
+def plot_calibration(validation: Validation, path: Path) -> None:
+    """Predicted against observed rate, out of fold, over bins of equally many rows."""
+    order = np.argsort(validation.probabilities)
+    predicted = [part.mean() for part in np.array_split(validation.probabilities[order], _BINS)]
+    observed = [part.mean() for part in np.array_split(validation.positive[order], _BINS)]
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    top = max(*predicted, *observed) * 1.05
+    axes.plot([0, top], [0, top], color="grey", linewidth=1)
+    axes.plot(predicted, observed, marker="o")
+    axes.set(xlabel="predicted probability", ylabel="observed rate", title="Calibration, out of fold")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_importance(model: Model, path: Path) -> None:
+    """The features with the largest share of the trees' gain."""
+    gain = model.booster.feature_importance("gain")
+    order = np.argsort(gain)[-_SHOWN:]
+    figure, axes = plt.subplots(figsize=(7, 7), layout="constrained")
+    axes.barh([model.features[position] for position in order], gain[order] / gain.sum())
+    axes.set(xlabel="share of gain", title="Feature importance")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

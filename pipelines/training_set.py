@@ -1,0 +1,147 @@
+"""Training sets: labelled candidates of weekly snapshots, joined to their features by Feast."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines import lake
+from pipelines.engine import open_engine
+from pipelines.errors import MissingPartition
+from pipelines.feature_store import join_features
+from pipelines.features import end_of_day
+from pipelines.labels import last_mature
+from pipelines.settings import Settings
+from pipelines.use_case import UseCase
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+Matrix = NDArray[np.float32]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Candidates of one date, features and labels.
+
+    `rows` has as_of, keys, is_candidate, is_positive, value_usd, weight, is_sampled and one column per simple rule,
+    in the order of `matrix` (rows × features). `weight` undoes the sampling of negatives.
+    """
+
+    as_of: date
+    rows: pa.Table
+    matrix: Matrix
+
+    def sampled(self) -> "Snapshot":
+        """The rows that training uses: every positive and the sampled negatives."""
+        keep = self.rows.column("is_sampled")
+        return Snapshot(self.as_of, self.rows.filter(keep), self.matrix[keep.to_numpy()])
+
+    @cached_property
+    def positive(self) -> NDArray[np.bool_]:
+        """Labels, one per row."""
+        return np.asarray(self.rows.column("is_positive").to_numpy())
+
+    @cached_property
+    def weight(self) -> Vector:
+        """Weights, one per row."""
+        return np.asarray(self.rows.column("weight").to_numpy())
+
+
+def snapshot_dates(use_case: UseCase, as_of: date) -> list[date]:
+    """Dates of the training snapshots whose labels are known at the end of `as_of`, ascending."""
+    newest, plan = last_mature(use_case, as_of), use_case.training
+    return [newest - timedelta(days=plan.snapshot_every_days * back) for back in reversed(range(plan.snapshots))]
+
+
+def load_snapshot(
+    settings: Settings, use_case: UseCase, store: "FeatureStore", as_of: date, *, only_sampled: bool
+) -> Snapshot:
+    """One date's labelled candidates with the features that were known at its end.
+
+    Raises:
+        MissingPartition: the date has no labels or no features.
+    """
+    labelled = labelled_candidates(settings, use_case, as_of)
+    if only_sampled:
+        labelled = labelled.filter(labelled.column("is_sampled"))
+    stamp = pa.array([end_of_day(settings, as_of)] * labelled.num_rows, pa.timestamp("us", tz="UTC"))
+    entities = labelled.select(list(use_case.keys)).append_column("event_timestamp", stamp)
+    joined = join_features(settings, use_case, store, entities)
+    with open_engine(settings) as connection:
+        connection.register("labelled", labelled)
+        connection.register("joined", joined.drop_columns("event_timestamp"))
+        keys = ", ".join(use_case.keys)
+        both = connection.sql(f"SELECT * FROM labelled JOIN joined USING ({keys}) ORDER BY {keys}").to_arrow_table()
+    scored = with_rules(settings, use_case, both)
+    return Snapshot(as_of, scored.drop_columns(list(use_case.features)), to_matrix(both, use_case.features))
+
+
+def labelled_candidates(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
+    """Candidates of a date with labels, weights and whether training's sample holds them.
+
+    The sample depends on nothing but the key, the date and the plan's seed.
+    """
+    files = lake.files_of(settings.lake, use_case.labels_table, first=as_of, last=as_of, partition="as_of")
+    if not files:
+        raise MissingPartition(
+            "the snapshot has no labels",
+            where=f"{use_case.labels_table}, as_of={as_of}",
+            remedy=f"nightjar train builds them; or nightjar labels --date {as_of}",
+        )
+    plan = use_case.training
+    draw = f"md5_number_lower(concat_ws('|', {', '.join(use_case.keys)}, as_of, {plan.seed})) % 1000000"
+    query = f"""
+        SELECT $as_of AS as_of, * EXCLUDE (as_of), CASE WHEN is_positive THEN 1 ELSE $weight END AS weight,
+               is_positive OR {draw} < $kept AS is_sampled
+        FROM read_parquet({files}, hive_partitioning = true, hive_types = {{'as_of': DATE}})
+        WHERE is_candidate ORDER BY {", ".join(use_case.keys)}
+    """
+    share = plan.negative_keep_share
+    with open_engine(settings) as connection:
+        return connection.sql(
+            query, params={"as_of": as_of, "weight": 1 / share, "kept": round(share * 1_000_000)}
+        ).to_arrow_table()
+
+
+def with_rules(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa.Table:
+    """The rows with each simple rule's score in a column named after the rule."""
+    rules = ", ".join(f"({rule.expression})::DOUBLE AS {rule.name}" for rule in use_case.rules)
+    with open_engine(settings) as connection:
+        connection.register("featured", rows)
+        return connection.sql(f"SELECT *, {rules} FROM featured").to_arrow_table()
+
+
+def missed_positives(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
+    """Positives of a date that were no candidates: as_of, keys, is_candidate, is_positive, value_usd."""
+    files = lake.files_of(settings.lake, use_case.labels_table, first=as_of, last=as_of, partition="as_of")
+    keys = ", ".join(use_case.keys)
+    with open_engine(settings) as connection:
+        return connection.sql(
+            f"SELECT $as_of AS as_of, {keys}, is_candidate, is_positive, value_usd FROM read_parquet({files}) "
+            f"WHERE NOT is_candidate ORDER BY {keys}",
+            params={"as_of": as_of},
+        ).to_arrow_table()
+
+
+def scored_table(use_case: UseCase, rows: pa.Table, score: Vector, missed: pa.Table) -> pa.Table:
+    """What `metrics` measures: scored candidates and the positives that were no candidates."""
+    columns = ["as_of", *use_case.keys, "is_candidate", "is_positive", "value_usd"]
+    candidates = rows.select(columns).append_column("score", pa.array(score, pa.float64()))
+    others = missed.select(columns).append_column("score", pa.nulls(missed.num_rows, pa.float64()))
+    return pa.concat_tables([candidates, others.cast(candidates.schema)])
+
+
+def to_matrix(rows: pa.Table, features: Sequence[str]) -> Matrix:
+    """The named columns, in that order, as 32-bit floats; null becomes NaN."""
+    matrix = np.empty((rows.num_rows, len(features)), np.float32)
+    for position, feature in enumerate(features):
+        matrix[:, position] = pc.cast(rows.column(feature), pa.float32()).to_numpy()
+    return matrix
