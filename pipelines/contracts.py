@@ -42,12 +42,14 @@ class DropContract:
     """A file that the upstream system delivers: its columns, and whether each day must bring one.
 
     `core_table` is the lake table that keeps it. A drop that is not daily comes on the dates on which it changes.
+    An open day may be without rows only where `may_be_empty` says so.
     """
 
     name: str
     columns: tuple[tuple[str, pa.DataType], ...]
     core_table: TableContract
     is_daily: bool = False
+    may_be_empty: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -192,7 +194,9 @@ REFERENCE_DROPS = (
     DropContract("campaigns", _as_delivered(CORE_CAMPAIGNS), CORE_CAMPAIGNS),
     DropContract("coupons", _as_delivered(CORE_COUPONS), CORE_COUPONS),
     DropContract("promotions", _as_delivered(CORE_PROMOTIONS), CORE_PROMOTIONS),
-    DropContract("redemptions", _as_delivered(CORE_REDEMPTIONS), CORE_REDEMPTIONS, is_daily=True),
+    DropContract(
+        "redemptions", _as_delivered(CORE_REDEMPTIONS), CORE_REDEMPTIONS, is_daily=True, may_be_empty=True
+    ),
 )
 DROPS = {drop.name: drop for drop in (TRANSACTIONS_DROP, *REFERENCE_DROPS)}
 CORE_TABLES = {drop.core_table.name: drop.core_table for drop in DROPS.values()}

@@ -2,13 +2,14 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipelines.settings import Settings
 
 CLI_RUN = "cli"
+Progress = Callable[[int, int], None]  # a long step calls it with what is done and what there is in all
 
 
 @dataclass

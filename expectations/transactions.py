@@ -1,0 +1,109 @@
+"""What must be true of a delivery of transactions: of each row, and of each day as a whole."""
+
+import great_expectations.expectations as gxe
+from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.row_conditions import Column
+
+from pipelines.contracts import TRANSACTIONS_DROP
+
+MAX_QUANTITY = 100
+AMOUNTS = ("sales_value", "retail_disc", "coupon_disc", "coupon_match_disc")
+MAX_AMOUNT_USD = 9_999_999_999  # what decimal(12, 2) holds
+# The highest shares on a day of 2017 were .0072 (orphan), .0041 (uncategorised) and .0190 (zero sales); the
+# limits are 2.6 times as much or more. On a day with few lines one line is a large share, which says nothing.
+MAX_ORPHAN_SHARE, MAX_UNCATEGORISED_SHARE, MAX_ZERO_SALES_SHARE = 0.02, 0.015, 0.05
+MIN_LINES_FOR_SHARES = 500
+MAX_QUARANTINED_SHARE = 0.05
+MIN_QUARANTINED_LINES_FOR_SHARE = 10
+
+
+def row_expectations() -> list[Expectation]:
+    """Rules for a delivered line; the first that it breaks is its reason for quarantine.
+
+    Sees the delivered columns, the drop's `business_date`, the purchase's `local_date` in the stores' zone,
+    `is_fuel`, and `is_basket_consistent`: its basket has one household, one store and one time.
+    """
+    return [
+        *(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column=name, meta={"rule_id": f"{name}_not_null"}, description=f"{name} is given"
+            )
+            for name in TRANSACTIONS_DROP.schema.names
+        ),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["business_date", "basket_id", "product_id"],
+            ignore_row_if="any_value_is_missing",
+            meta={"rule_id": "line_unique"},
+            description="a product is in a basket once",
+        ),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(
+                column=name,
+                min_value=0,
+                max_value=MAX_AMOUNT_USD,
+                meta={"rule_id": f"{name}_not_negative"},
+                description=f"{name} is an amount of 0 or more",
+            )
+            for name in AMOUNTS
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quantity",
+            min_value=0,
+            meta={"rule_id": "quantity_not_negative"},
+            description="quantity is 0 or more",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quantity",
+            max_value=MAX_QUANTITY,
+            row_condition=Column("is_fuel") == False,  # noqa: E712  # builds a condition
+            meta={"rule_id": "quantity_not_above_limit"},
+            description=f"quantity is at most {MAX_QUANTITY} unless the product is fuel",
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_basket_consistent",
+            value_set=[True],
+            meta={"rule_id": "basket_consistent"},
+            description="a basket has one household, one store and one time",
+        ),
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="local_date",
+            column_B="business_date",
+            ignore_row_if="either_value_is_missing",
+            meta={"rule_id": "local_date_is_business_date"},
+            description="the purchase is on the drop's date in the stores' time zone",
+        ),
+    ]
+
+
+def day_expectations() -> list[Expectation]:
+    """Rules for an open day, on one summary row for each: all of them block."""
+    shares = (
+        ("orphan_share", MAX_ORPHAN_SHARE, "lines whose product is unknown"),
+        ("uncategorised_share", MAX_UNCATEGORISED_SHARE, "lines whose product has no category"),
+        ("zero_sales_share", MAX_ZERO_SALES_SHARE, "lines sold for nothing"),
+    )
+    return [
+        gxe.ExpectColumnValuesToBeBetween(
+            column="kept_lines",
+            min_value=1,
+            meta={"rule_id": "kept_lines"},
+            description="at least one line is good",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quarantined_share",
+            max_value=MAX_QUARANTINED_SHARE,
+            row_condition=Column("quarantined_lines") > MIN_QUARANTINED_LINES_FOR_SHARE,
+            meta={"rule_id": "quarantined_share"},
+            description=f"at most {MAX_QUARANTINED_SHARE:.1%} of the lines are bad",
+        ),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(
+                column=column,
+                max_value=limit,
+                row_condition=Column("lines") >= MIN_LINES_FOR_SHARES,
+                meta={"rule_id": column},
+                description=f"at most {limit:.1%} {what}",
+            )
+            for column, limit, what in shares
+        ),
+    ]

@@ -1,0 +1,103 @@
+"""Runs Great Expectations on a frame and gives its verdicts as checks."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.checks import Check
+from pipelines.errors import EngineFailure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.expectations.expectation import Expectation
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A check for each expectation, in their order, and the index labels of the rows that broke it.
+
+    A check is called by the `rule_id` in the `meta` of its expectation, or else by its type and column. It
+    blocks when the expectation's severity is critical, which is the default.
+    """
+
+    checks: tuple[Check, ...]
+    failing_rows: Mapping[str, tuple[Hashable, ...]]
+
+
+def validate(frame: "pd.DataFrame", expectations: "Sequence[Expectation]", *, where: str) -> Validation:
+    """The verdict of each expectation on the frame; `where` names the frame in errors.
+
+    Raises:
+        EngineFailure: an expectation could not be evaluated, which says nothing about the data.
+    """
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    asset = context.data_sources.add_pandas("memory").add_dataframe_asset("frame")
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
+    suite = gx.ExpectationSuite(name="suite", expectations=list(expectations))
+    results = batch.validate(suite, result_format={"result_format": "COMPLETE"}).results
+    by_rule = {_rule_id(result.expectation_config): result for result in results}
+    rules = {_rule_id(expectation.configuration): expectation for expectation in expectations}
+    for rule, result in by_rule.items():
+        _require_evaluated(rule, result, where)
+    return Validation(
+        tuple(_as_check(rule, expectation, by_rule[rule]) for rule, expectation in rules.items()),
+        {rule: tuple(by_rule[rule].result.get("unexpected_index_list") or ()) for rule in rules},
+    )
+
+
+def _rule_id(configuration: "ExpectationConfiguration") -> str:
+    named = (configuration.meta or {}).get("rule_id")
+    if named:
+        return str(named)
+    column = configuration.kwargs.get("column")
+    return f"{configuration.type}({column})" if column else str(configuration.type)
+
+
+def _as_check(rule: str, expectation: "Expectation", result: "ExpectationValidationResult") -> Check:
+    return Check(
+        rule,
+        bool(result.success),
+        _observed(result.result),
+        expectation.description or _limits(expectation.configuration.kwargs),
+        is_blocking=expectation.severity == "critical",
+    )
+
+
+def _observed(result: Mapping[str, Any]) -> object:
+    if "unexpected_count" not in result:
+        return result.get("observed_value", "as reported by success")
+    count, of = result["unexpected_count"], result["element_count"]
+    if not count:
+        return f"0 of {of} rows"
+    pairs = zip(result["partial_unexpected_index_list"], result["partial_unexpected_list"], strict=False)
+    examples = ", ".join(f"{value} at {index}" for index, value in list(pairs)[:_EXAMPLES])
+    return f"{count} of {of} rows, such as {examples}"
+
+
+def _limits(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value}" for name, value in kwargs.items() if name not in ("column", "batch_id")
+    )
+
+
+def _require_evaluated(rule: str, result: "ExpectationValidationResult", where: str) -> None:
+    reported = result.exception_info or {}
+    nested = [reported] if "raised_exception" in reported else list(reported.values())
+    for info in nested:
+        if info.get("raised_exception"):
+            raise EngineFailure(
+                f"the expectation {rule} could not be evaluated",
+                where=where,
+                expected="a verdict on the data",
+                found=info.get("exception_message"),
+                remedy="the data may be fine: correct the expectation or the columns that it is given",
+            )
