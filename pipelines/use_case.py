@@ -72,7 +72,8 @@ class RetrainPolicy(_Frozen):
 class Kpi(_Frozen):
     """A business figure: what it means, its unit, its owner, and SQL that gives one value.
 
-    The SQL sees the core tables, and the parameters `$first_date` and `$last_date` (both included).
+    The SQL sees the core tables, the parameters `$first_date` and `$last_date` (both included), and for the score
+    dates whose label window ended between them: `outcomes` (the published rows) and `labels`.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
