@@ -53,7 +53,8 @@ def _reference_of(parts: Sequence[NDArray[np.floating]], weights: Sequence[Vecto
     together = np.concatenate(filled)
     finite = together[np.isfinite(together)]
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, QUANTILES + 1))) if len(finite) else np.zeros(1)
-    edges = np.concatenate([[-np.finfo(np.float32).max], edges])  # what lies below the first edge is missing
+    below = [-np.finfo(np.float32).max, np.nextafter(edges[0], -np.inf)]  # what is missing, what is less
+    edges = np.concatenate([below, edges])
     cumulative = _cumulative(edges, together, np.concatenate(weights))
     distances = [
         np.abs(_cumulative(edges, part, weight) - cumulative).max()
@@ -75,4 +76,5 @@ def _filled(values: NDArray[np.floating]) -> Vector:
 def _cumulative(edges: Vector, values: Vector, weight: Vector) -> Vector:
     """Weighted share of the values at or below each edge."""
     place = np.searchsorted(edges, values, side="left")
-    return np.cumsum(np.bincount(place, weights=weight, minlength=len(edges) + 1))[: len(edges)] / weight.sum()
+    counted = np.bincount(place, weights=weight, minlength=len(edges) + 1)
+    return np.asarray(np.cumsum(counted)[: len(edges)] / weight.sum())

@@ -1,0 +1,181 @@
+"""A shop small enough to check by eye: its purchases, published rows, scores and registry."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import lake, registry, warehouse
+from pipelines.contracts import CORE_PRODUCTS, CORE_TRANSACTIONS
+from pipelines.engine import open_core
+from pipelines.features import compute_features, end_of_day
+from pipelines.settings import Settings
+from pipelines.use_case import FeatureTable, Kpi, SimpleRule, UseCase
+
+DAY = date(2017, 5, 1)  # a Monday; day 0 of the shop
+PRODUCTS = {1: "MILK", 2: "BREAD", 3: "BEER", 4: "FUEL"}
+SHOP = UseCase(
+    name="corner_shop",
+    title="Corner shop",
+    question="Will the household buy from the category within two days?",
+    owner="tests",
+    entity="household_id",
+    item="product_category",
+    horizon_days=2,
+    top_n=2,
+    feature_tables=(
+        FeatureTable(
+            name="features__corner_shop",
+            keys=("household_id", "product_category"),
+            source="SELECT * FROM core__transactions JOIN core__products USING (product_id)",
+            aggregates={"purchases": "count(*)", "spend_usd": "sum(sales_usd)"},
+        ),
+    ),
+    positives_sql="""
+        SELECT household_id, product_category, sum(sales_usd) AS value_usd
+        FROM core__transactions JOIN core__products USING (product_id)
+        WHERE core__transactions.business_date BETWEEN $first_date AND $last_date GROUP BY ALL
+    """,
+    active_sql="SELECT DISTINCT household_id FROM core__transactions WHERE business_date <= $as_of",
+    popular_sql="SELECT 'MILK' AS product_category, 0.5 AS probability",
+    excluded_items=("FUEL",),
+    rules=(
+        SimpleRule(name="frequency", expression="purchases"),
+        SimpleRule(name="thrift", expression="-spend_usd"),
+    ),
+    kpis=(Kpi(name="lines", meaning="Lines", unit="lines", sql="SELECT count(*) FROM core__transactions"),),
+    expectations_module="expectations.category_propensity",
+    feature_module="feature_repo.category_propensity",
+)
+
+
+def day(number: int) -> date:
+    """The shop's business date of that number."""
+    return DAY + timedelta(days=number)
+
+
+def sell(settings: Settings, *days: int, purchases: Iterable[tuple[int, int, int, str]]) -> None:
+    """Ingest these days; `purchases` are day, household, product and US$, each a basket of its own."""
+    rows = [
+        {
+            "business_date": day(number),
+            "household_id": household,
+            "store_id": 1,
+            "basket_id": 1000 * number + position,
+            "product_id": product,
+            "item_qty": 1,
+            "sales_usd": usd,
+        }
+        for position, (number, household, product, usd) in enumerate(purchases)
+    ]
+    text = pa.schema(
+        [field if field.name != "sales_usd" else pa.field("sales_usd", pa.string()) for field in _sold()]
+    )
+    table = pa.Table.from_pylist(rows, schema=text).cast(_sold())
+    for number in days:
+        sold = table.filter(pa.compute.equal(table.column("business_date"), day(number)))
+        lake.replace_dates(settings.lake, CORE_TRANSACTIONS.name, sold, first=day(number), last=day(number))
+    products = [
+        {"business_date": DAY, "product_id": key, "product_category": name} for key, name in PRODUCTS.items()
+    ]
+    lake.replace_dates(
+        settings.lake,
+        CORE_PRODUCTS.name,
+        pa.Table.from_pylist(products, schema=CORE_PRODUCTS.schema),
+        first=DAY,
+        last=DAY,
+    )
+    log(settings, *days)
+
+
+def log(settings: Settings, *days: int) -> None:
+    """Note these days as ingested, and create the warehouse where it is missing."""
+    warehouse.create_tables(settings, [SHOP])
+    done = {"run_id": "test", "table_name": CORE_TRANSACTIONS.name, "table_version": "1"}
+    done |= dict.fromkeys(("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate"), 0)
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.append_rows(
+            connection, warehouse.INGEST_LOG, [{**done, "business_date": day(number)} for number in days]
+        )
+
+
+def publish(
+    settings: Settings,
+    number: int,
+    lists: Mapping[int, Iterable[str]],
+    *,
+    version: str = "1",
+    use_case: UseCase = SHOP,
+) -> None:
+    """Publish these lists, best category first, for a day; scores fall from 0.9 by 0.1."""
+    rows = [
+        {
+            "score_date": day(number),
+            use_case.entity: entity,
+            "rank": rank,
+            use_case.item: item,
+            "score": 1 - rank / 10,
+            "score_source": "champion",
+            "model_version": version,
+            "feature_version": "f",
+            "run_id": "test",
+        }
+        for entity, items in lists.items()
+        for rank, item in enumerate(items, start=1)
+    ]
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.replace_rows(connection, warehouse.scores_table(use_case), rows, score_date=day(number))
+
+
+def put_scores(settings: Settings, number: int, scores: Iterable[tuple[int, str, float, str]]) -> None:
+    """Keep scores of version 1 in the lake: household, category, score and source."""
+    rows = [
+        {"household_id": who, "product_category": what, "score": score, "score_source": source}
+        | {"as_of": day(number), "model_version": "1"}
+        for who, what, score, source in scores
+    ]
+    lake.replace_where(
+        settings.lake,
+        SHOP.scores_table,
+        pa.Table.from_pylist(rows),
+        predicate=f"as_of = '{day(number)}' AND model_version = '1'",
+        partition_by=["as_of", "model_version"],
+    )
+
+
+def snapshot(settings: Settings, number: int) -> None:
+    """Build the shop's features of a day."""
+    table = SHOP.feature_tables[0]
+    with open_core(settings, up_to=day(number)) as connection:
+        rows = compute_features(connection, table, day(number), end_of_day(settings, day(number)))
+    lake.replace_snapshot(settings.lake, table.name, rows, day(number))
+
+
+def register(
+    home: Path, *, params: Mapping[str, str], metrics: Mapping[str, float], reference: str
+) -> Settings:
+    """Settings with a real MLflow store; version 1 of the shop's model comes from a run with these facts."""
+    settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    client = registry.open_registry(settings)
+    experiment = client.create_experiment("tests", artifact_location=(home / "artifacts").as_uri())
+    run = client.create_run(experiment)
+    for key, value in params.items():
+        client.log_param(run.info.run_id, key, value)
+    for key, figure in metrics.items():
+        client.log_metric(run.info.run_id, key, figure)
+    client.log_text(run.info.run_id, reference, registry.REFERENCE_FILE)
+    client.create_registered_model(SHOP.name)
+    client.create_model_version(SHOP.name, source=run.info.artifact_uri, run_id=run.info.run_id)
+    return settings
+
+
+def rows_of(settings: Settings, table: Any) -> list[dict[str, Any]]:
+    """All rows of a warehouse table, in the order of its key."""
+    with warehouse.open_warehouse(settings) as connection:
+        return warehouse.read_rows(connection, table.select().order_by(*table.primary_key.columns))
+
+
+def _sold() -> pa.Schema:
+    return CORE_TRANSACTIONS.schema
