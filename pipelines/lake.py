@@ -72,7 +72,12 @@ def between(partition: str, first: date, last: date) -> str:
 
 
 def files_of(
-    lake: Path, table: str, *, first: date | None = None, last: date | None = None, partition: str = "business_date"
+    lake: Path,
+    table: str,
+    *,
+    first: date | None = None,
+    last: date | None = None,
+    partition: str = "business_date",
 ) -> list[str]:
     """Paths of a Delta table's files whose partition lies between the dates; empty when it has none."""
     return files_where(lake, table, between(partition, first or date.min, last or date.max))
@@ -84,7 +89,9 @@ def files_where(lake: Path, table: str, predicate: str) -> list[str]:
         delta = deltalake.DeltaTable(str(lake / table))
     except TableNotFoundError:
         return []
-    return sorted(delta.file_uris(file_pruning_predicate=predicate))
+    # A URI has the table's folder percent-encoded, the rest as it is called on disk.
+    inside = (uri.rsplit(f"/{table}/", 1)[1] for uri in delta.file_uris(file_pruning_predicate=predicate))
+    return sorted(str(lake / table / path) for path in inside)
 
 
 def dates_of(lake: Path, table: str, partition: str = "business_date") -> list[date]:
