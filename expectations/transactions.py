@@ -25,52 +25,46 @@ def row_expectations() -> list[Expectation]:
     """
     return [
         *(
-            gxe.ExpectColumnValuesToNotBeNull(
-                column=name, meta={"rule_id": f"{name}_not_null"}, description=f"{name} is given"
-            )
+            gxe.ExpectColumnValuesToNotBeNull(column=name, **_rule(f"{name}_not_null", f"{name} is given"))
             for name in TRANSACTIONS_DROP.schema.names
         ),
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["business_date", "basket_id", "product_id"],
             ignore_row_if="any_value_is_missing",
-            meta={"rule_id": "line_unique"},
-            description="a product is in a basket once",
+            **_rule("line_unique", "a product is in a basket once"),
         ),
         *(
             gxe.ExpectColumnValuesToBeBetween(
                 column=name,
                 min_value=0,
                 max_value=MAX_AMOUNT_USD,
-                meta={"rule_id": f"{name}_not_negative"},
-                description=f"{name} is an amount of 0 or more",
+                **_rule(f"{name}_not_negative", f"{name} is an amount of 0 or more"),
             )
             for name in AMOUNTS
         ),
         gxe.ExpectColumnValuesToBeBetween(
-            column="quantity",
-            min_value=0,
-            meta={"rule_id": "quantity_not_negative"},
-            description="quantity is 0 or more",
+            column="quantity", min_value=0, **_rule("quantity_not_negative", "quantity is 0 or more")
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column="quantity",
             max_value=MAX_QUANTITY,
             row_condition=Column("is_fuel") == False,  # noqa: E712  # builds a condition
-            meta={"rule_id": "quantity_not_above_limit"},
-            description=f"quantity is at most {MAX_QUANTITY} unless the product is fuel",
+            **_rule(
+                "quantity_not_above_limit", f"quantity is at most {MAX_QUANTITY} unless the product is fuel"
+            ),
         ),
         gxe.ExpectColumnValuesToBeInSet(
             column="is_basket_consistent",
             value_set=[True],
-            meta={"rule_id": "basket_consistent"},
-            description="a basket has one household, one store and one time",
+            **_rule("basket_consistent", "a basket has one household, one store and one time"),
         ),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="local_date",
             column_B="business_date",
             ignore_row_if="either_value_is_missing",
-            meta={"rule_id": "local_date_is_business_date"},
-            description="the purchase is on the drop's date in the stores' time zone",
+            **_rule(
+                "local_date_is_business_date", "the purchase is on the drop's date in the stores' time zone"
+            ),
         ),
     ]
 
@@ -84,26 +78,25 @@ def day_expectations() -> list[Expectation]:
     )
     return [
         gxe.ExpectColumnValuesToBeBetween(
-            column="kept_lines",
-            min_value=1,
-            meta={"rule_id": "kept_lines"},
-            description="at least one line is good",
+            column="kept_lines", min_value=1, **_rule("kept_lines", "at least one line is good")
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column="quarantined_share",
             max_value=MAX_QUARANTINED_SHARE,
             row_condition=Column("quarantined_lines") > MIN_QUARANTINED_LINES_FOR_SHARE,
-            meta={"rule_id": "quarantined_share"},
-            description=f"at most {MAX_QUARANTINED_SHARE:.1%} of the lines are bad",
+            **_rule("quarantined_share", f"at most {MAX_QUARANTINED_SHARE:.1%} of the lines are bad"),
         ),
         *(
             gxe.ExpectColumnValuesToBeBetween(
                 column=column,
                 max_value=limit,
                 row_condition=Column("lines") >= MIN_LINES_FOR_SHARES,
-                meta={"rule_id": column},
-                description=f"at most {limit:.1%} {what}",
+                **_rule(column, f"at most {limit:.1%} {what}"),
             )
             for column, limit, what in shares
         ),
     ]
+
+
+def _rule(rule_id: str, description: str) -> dict[str, object]:
+    return {"meta": {"rule_id": rule_id}, "description": description}
