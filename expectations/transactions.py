@@ -33,26 +33,7 @@ def row_expectations() -> list[Expectation]:
             ignore_row_if="any_value_is_missing",
             **_rule("line_unique", "a product is in a basket once"),
         ),
-        *(
-            gxe.ExpectColumnValuesToBeBetween(
-                column=name,
-                min_value=0,
-                max_value=MAX_AMOUNT_USD,
-                **_rule(f"{name}_not_negative", f"{name} is an amount of 0 or more"),
-            )
-            for name in AMOUNTS
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="quantity", min_value=0, **_rule("quantity_not_negative", "quantity is 0 or more")
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="quantity",
-            max_value=MAX_QUANTITY,
-            row_condition=Column("is_fuel") == False,  # noqa: E712  # builds a condition
-            **_rule(
-                "quantity_not_above_limit", f"quantity is at most {MAX_QUANTITY} unless the product is fuel"
-            ),
-        ),
+        *_range_expectations(),
         gxe.ExpectColumnValuesToBeInSet(
             column="is_basket_consistent",
             value_set=[True],
@@ -94,6 +75,31 @@ def day_expectations() -> list[Expectation]:
                 **_rule(column, f"at most {limit:.1%} {what}"),
             )
             for column, limit, what in shares
+        ),
+    ]
+
+
+def _range_expectations() -> list[Expectation]:
+    return [
+        *(
+            gxe.ExpectColumnValuesToBeBetween(
+                column=name,
+                min_value=0,
+                max_value=MAX_AMOUNT_USD,
+                **_rule(f"{name}_not_negative", f"{name} is an amount of 0 or more"),
+            )
+            for name in AMOUNTS
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quantity", min_value=0, **_rule("quantity_not_negative", "quantity is 0 or more")
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quantity",
+            max_value=MAX_QUANTITY,
+            row_condition=Column("is_fuel") == False,  # noqa: E712  # builds a condition
+            **_rule(
+                "quantity_not_above_limit", f"quantity is at most {MAX_QUANTITY} unless the product is fuel"
+            ),
         ),
     ]
 
