@@ -25,6 +25,7 @@ from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
 SETTINGS = load_settings()
+USE_CASES = tuple(load_use_cases(SETTINGS).values())
 DATES = ("first_date", "train_date", "last_date")
 PARAMS = {
     "first_date": date_param(date(2017, 1, 1), "First date", "First business date of the history."),
@@ -33,6 +34,16 @@ PARAMS = {
     ),
     "last_date": date_param(date(2017, 11, 18), "Last date", "Last business date that is ingested here."),
 }
+
+
+@task
+def prepare_stores() -> None:
+    """Create the tables of the warehouse and MLflow's store where they are missing."""
+    from pipelines import registry, warehouse
+
+    warehouse.create_tables(SETTINGS, USE_CASES)
+    for use_case in USE_CASES:
+        registry.experiment_id(SETTINGS, use_case, registry.open_registry(SETTINGS))
 
 
 @task
@@ -106,23 +117,20 @@ def first_champion(use_case: UseCase) -> TaskGroup:
         return plain(score(SETTINGS, use_case, *training_date()))
 
     @task
-    def publish_scores() -> object:
+    def publish_scores(scored: dict[str, Any]) -> object:
         """Audit the scores and publish them to the warehouse."""
         from pipelines.publishing import publish
 
-        return plain(publish(SETTINGS, use_case, *training_date()))
+        return plain(publish(SETTINGS, use_case, *training_date(), scored["model_version"]))
 
     with TaskGroup(use_case.name) as steps:
-        chain(
-            promote_model(train_model()),
-            build_features(),
-            [materialise_features(), score_candidates()],
-            publish_scores(),
-        )
+        scored = score_candidates()
+        promoted = promote_model(train_model())
+        chain(promoted, build_features(), [materialise_features(), scored], publish_scores(scored))
 
     return steps
 
 
 with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")):
-    _use_cases = load_use_cases(SETTINGS).values()
-    land_files() >> ingest_history() >> [first_champion(each) for each in _use_cases] >> ingest_catch_up()
+    history, groups = ingest_history(), [first_champion(use_case) for use_case in USE_CASES]
+    [prepare_stores(), land_files()] >> history >> groups >> ingest_catch_up()

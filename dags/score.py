@@ -16,6 +16,8 @@ earlier date whole. The log's last lines name the error and the remedy. `NoChamp
 `train__<use case>` first. Clear the failed task once the cause is mended.
 """
 
+from typing import Any
+
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from nightjar_dags import CORE_TRANSACTIONS, dag_arguments, plain, run_date, scores_asset
@@ -56,13 +58,14 @@ def score_dag(use_case: UseCase) -> None:
             return plain(score(SETTINGS, use_case, *run_date()))
 
         @task(outlets=[scores_asset(use_case)])
-        def publish_scores() -> object:
+        def publish_scores(scored: dict[str, Any]) -> object:
             """Audit the scores and replace the date in the warehouse, in one transaction."""
             from pipelines.publishing import publish
 
-            return plain(publish(SETTINGS, use_case, *run_date()))
+            return plain(publish(SETTINGS, use_case, *run_date(), scored["model_version"]))
 
-        build_features() >> [materialise_features(), score_candidates()] >> publish_scores()
+        scored = score_candidates()
+        build_features() >> [materialise_features(), scored] >> publish_scores(scored)
 
 
 for _use_case in load_use_cases(SETTINGS).values():

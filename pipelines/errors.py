@@ -48,6 +48,10 @@ class InvalidRunParameter(BadInput):
     """A run was started with a partition key or a parameter that its DAG cannot use."""
 
 
+class AlreadyRunning(BadInput):
+    """A server that may run only once for a home folder runs already."""
+
+
 class DateOutsideData(BadInput):
     """The date lies outside what the upstream system or the lake holds."""
 

@@ -1,0 +1,146 @@
+"""Servers that run beside us, each in its own session: started, recognised again, stopped without a trace."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipelines.errors import AlreadyRunning
+from pipelines.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server: `pid` leads its session, and `created_s` tells it from a later process of that number."""
+
+    name: str
+    pid: int
+    created_s: float
+    url: str
+    log: str
+
+
+def free_port(preferred: int = 0) -> int:
+    """The preferred port of the loopback interface if nobody has it, otherwise one that is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("the system has no free port")
+
+
+def start_server(
+    settings: Settings, name: str, command: Sequence[str], environment: Mapping[str, str], url: str
+) -> Server:
+    """Start a server in a session of its own, deaf to the terminal's Ctrl-C, and note it in the home folder.
+
+    Raises:
+        AlreadyRunning: the home folder has one of that name.
+    """
+    running = recall(settings, name)
+    if running:
+        raise AlreadyRunning(
+            f"{name} already runs for this home folder",
+            where=f"{settings.home}, process {running.pid}",
+            found=running.url,
+            remedy="make down",
+        )
+    log = settings.home / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        command[0],
+        list(command),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigdef=[signal.SIGINT],  # a shell's `&` makes its children ignore SIGINT, which is how we stop it
+    )
+    server = Server(name, pid, psutil.Process(pid).create_time(), url, str(log))
+    note = _note(settings, name)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(dataclasses.asdict(server)))
+    return server
+
+
+def recall(settings: Settings, name: str) -> Server | None:
+    """The server of that name that this home folder has running; a note about a finished one is removed."""
+    note = _note(settings, name)
+    if not note.exists():
+        return None
+    server = Server(**json.loads(note.read_text()))
+    if family(server):
+        return server
+    note.unlink()
+    return None
+
+
+def is_running(server: Server) -> bool:
+    """Whether the server's first process lives."""
+    return any(process.pid == server.pid for process in family(server))
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """The server's living processes: all of its session, and all that descend from them."""
+    try:
+        leader = psutil.Process(server.pid)
+        if leader.create_time() != server.created_s:
+            return []  # the number has been given away; the kernel never does that while the session lives
+    except psutil.NoSuchProcess:
+        pass
+    members = {process for process in psutil.process_iter() if _session(process.pid) == server.pid}
+    for member in list(members):
+        try:
+            members.update(member.children(recursive=True))
+        except psutil.NoSuchProcess:
+            continue
+    return [process for process in members if _is_alive(process)]
+
+
+def stop_server(settings: Settings, server: Server, patience_s: float = 30) -> int:
+    """Stop the server and everything that it started; gives the number of processes that had to be killed."""
+    processes = family(server)
+    for process in processes:
+        if process.pid == server.pid:
+            process.send_signal(signal.SIGINT)
+    _, stubborn = psutil.wait_procs(processes, timeout=patience_s)
+    stubborn = [process for process in {*stubborn, *family(server)} if _is_alive(process)]
+    for process in stubborn:
+        process.kill()
+    psutil.wait_procs(stubborn, timeout=5)
+    _note(settings, server.name).unlink(missing_ok=True)
+    return len(stubborn)
+
+
+def _note(settings: Settings, name: str) -> Path:
+    return settings.home / "servers" / f"{name}.json"
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
