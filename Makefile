@@ -32,3 +32,12 @@ setup: $(STAMP) ## install what is locked into .venv (the other commands do it b
 lock: $(STAMP) ## resolve requirements*.in again, for Python 3.11 to 3.13
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements.in -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+
+run: $(STAMP) ## history, first champion and two nights through Airflow, on real data; prints what came of it
+	@$(BIN)/python -m pipelines.demo run
+
+up: $(STAMP) ## start Airflow and MLflow and leave them running
+	@$(BIN)/python -m pipelines.demo up
+
+down: $(STAMP) ## stop what `make up` started
+	@$(BIN)/python -m pipelines.demo down

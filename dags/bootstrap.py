@@ -17,7 +17,7 @@ mended: what was done before it stays as it is.
 from datetime import date, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, TaskGroup, chain, task
+from airflow.sdk import DAG, TaskGroup, XComArg, cross_downstream, task
 
 from nightjar_dags import PLATFORM_OWNER, dag_arguments, date_param, plain, run_dates, skip_unless
 from pipelines.settings import load_settings
@@ -74,8 +74,8 @@ def ingest_catch_up() -> object:
     return plain(ingest(SETTINGS, train_date + timedelta(days=1), last, run_id))
 
 
-def first_champion(use_case: UseCase) -> TaskGroup:
-    """The tasks that train and promote the first model of a use case and publish its first scores."""
+def first_champion(use_case: UseCase, history: XComArg) -> XComArg:
+    """The last of the tasks that make the first champion of a use case and publish its first scores."""
 
     def training_date() -> tuple[date, str]:
         (_, train_date, _), run_id = run_dates(*DATES)
@@ -125,12 +125,13 @@ def first_champion(use_case: UseCase) -> TaskGroup:
 
     with TaskGroup(use_case.name) as steps:
         scored = score_candidates()
-        promoted = promote_model(train_model())
-        chain(promoted, build_features(), [materialise_features(), scored], publish_scores(scored))
-
-    return steps
+        cross_downstream([promote_model(train_model()), build_features()], [materialise_features(), scored])
+        published = publish_scores(scored)
+    history >> steps
+    return published
 
 
 with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")):
-    history, groups = ingest_history(), [first_champion(use_case) for use_case in USE_CASES]
-    [prepare_stores(), land_files()] >> history >> groups >> ingest_catch_up()
+    ingested = ingest_history()
+    [prepare_stores(), land_files()] >> ingested
+    [first_champion(use_case, ingested) for use_case in USE_CASES] >> ingest_catch_up()

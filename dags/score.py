@@ -11,9 +11,11 @@ date: a backfill of `ingest` scores exactly the days that it touched. By hand: t
 snapshots `features__*` and `scores__<use case>` in the lake, the online store, and `scores__<use case>` and
 `ops__publish_log` in the warehouse. A second run for a date leaves the same rows.
 
-**When it fails** Nothing of the date is published and readers of `scores__<use case>_latest` see the newest
-earlier date whole. The log's last lines name the error and the remedy. `NoChampion`: run `bootstrap` or
-`train__<use case>` first. Clear the failed task once the cause is mended.
+**When it fails** Unless `publish_scores` succeeded, nothing of the date is published and readers of
+`scores__<use case>_latest` see the newest earlier date whole. Publishing does not wait for the online store:
+if only `materialise_features` failed, online lookups are a day old and the table is not. The log's last
+lines name the error and the remedy. `NoChampion`: run `bootstrap` or `train__<use case>` first. Clear the
+failed task once the cause is mended.
 """
 
 from typing import Any
@@ -65,7 +67,8 @@ def score_dag(use_case: UseCase) -> None:
             return plain(publish(SETTINGS, use_case, *run_date(), scored["model_version"]))
 
         scored = score_candidates()
-        build_features() >> [materialise_features(), scored] >> publish_scores(scored)
+        build_features() >> [materialise_features(), scored]
+        publish_scores(scored)
 
 
 for _use_case in load_use_cases(SETTINGS).values():

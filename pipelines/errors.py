@@ -106,3 +106,7 @@ class ArtifactRefused(BadInput):
 
 class EngineFailure(NightjarError):
     """A library or a server failed while it worked; the data may be fine, and a retry may help."""
+
+
+class RunFailed(NightjarError):
+    """A run of a DAG that was waited for has failed, or does not end."""

@@ -1,0 +1,199 @@
+"""`make run`: the whole chain on real data in a real Airflow; `make up`, `make down`: the stack stays up."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from pathlib import Path
+
+import httpx
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+
+from pipelines import lake, warehouse
+from pipelines.airflow_runs import Follower, print_step, waiting
+from pipelines.airflow_server import NAME as AIRFLOW
+from pipelines.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
+from pipelines.errors import EngineFailure, NightjarError
+from pipelines.landing import FIRST_DATE, land
+from pipelines.servers import LOOPBACK, Server, free_port, is_running, recall, start_server, stop_server
+from pipelines.settings import Settings, load_settings
+from pipelines.summary import show_places, show_summary
+from pipelines.use_case import UseCase
+from pipelines.use_cases import load_use_cases
+
+MLFLOW = "mlflow"
+AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
+TRAIN_DATE, LAST_DATE = date(2017, 11, 12), date(2017, 11, 18)
+NIGHTS = (date(2017, 11, 19), date(2017, 11, 20))
+app = typer.Typer(add_completion=False, help=__doc__)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+@app.command()
+def run() -> None:
+    """Bring in the history, train, run two nights, print what came of it, and stop Airflow."""
+    began = time.perf_counter()
+    with _failing_clearly():
+        settings = load_settings()
+        use_cases = list(load_use_cases(settings).values())
+        server = start_airflow(settings)
+        try:
+            with Airflow(server, private_keys(settings)["password"]) as airflow:
+                _make_ready(airflow, use_cases, began)
+                follower = Follower(console, settings, airflow)
+                _bootstrap(follower, use_cases)
+                for night in NIGHTS:
+                    _night(follower, use_cases, night)
+        finally:
+            _stop(settings, server)
+        for use_case in use_cases:
+            show_summary(console, settings, use_case, NIGHTS[-1])
+        show_places(console, settings, use_cases[0])
+        console.print(f"done in {time.perf_counter() - began:.0f} s")
+
+
+@app.command()
+def up() -> None:
+    """Start Airflow and MLflow and leave them running."""
+    with _failing_clearly(), ExitStack() as undo:
+        settings = load_settings()
+        use_cases = list(load_use_cases(settings).values())
+        password, began = private_keys(settings)["password"], time.perf_counter()
+        server = recall(settings, AIRFLOW) or start_airflow(settings, AIRFLOW_PORT)
+        undo.callback(_stop, settings, server)
+        tracking = recall(settings, MLFLOW) or _start_mlflow(settings)
+        if tracking:
+            undo.callback(_stop, settings, tracking)
+            _wait_for_mlflow(tracking)
+        with Airflow(server, password) as airflow:
+            _make_ready(airflow, use_cases, began)
+        undo.pop_all()
+        console.print(f"Airflow  {server.url}  user {USER}  password {password}")
+        console.print(f"MLflow   {tracking.url if tracking else settings.mlflow_tracking_uri}")
+        console.print("make down stops what runs here")
+
+
+@app.command()
+def down() -> None:
+    """Stop what `make up` started for this home folder."""
+    with _failing_clearly():
+        settings = load_settings()
+        running = [server for name in (AIRFLOW, MLFLOW) if (server := recall(settings, name))]
+        for server in running:
+            _stop(settings, server)
+        if not running:
+            console.print(f"nothing runs for {settings.home}")
+
+
+def _start_mlflow(settings: Settings) -> Server | None:
+    """MLflow's pages over the embedded store; none where the settings name a tracking server."""
+    if settings.mlflow_tracking_uri.startswith("http"):
+        return None
+    port = free_port(MLFLOW_PORT)
+    command = [
+        str(Path(sys.executable).with_name("mlflow")),
+        "server",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+    ]
+    command += ["--workers", "1", "--backend-store-uri", settings.mlflow_store]
+    command += ["--artifacts-destination", settings.mlflow_artifacts.as_uri()]
+    environment = dict(os.environ) | NO_TELEMETRY | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return start_server(settings, MLFLOW, command, environment, f"http://{LOOPBACK}:{port}")
+
+
+def _wait_for_mlflow(server: Server, patience_s: float = 120) -> None:
+    deadline = time.monotonic() + patience_s
+    with waiting(console, "MLflow starts"):
+        while time.monotonic() < deadline and is_running(server):
+            try:
+                if httpx.get(f"{server.url}/health", trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+    raise EngineFailure("MLflow did not become ready", where=server.url, remedy=f"read {server.log}")
+
+
+def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) -> None:
+    dag_ids = [
+        "bootstrap",
+        "ingest",
+        *(f"{kind}__{u.name}" for u in use_cases for kind in ("score", "monitor", "train")),
+    ]
+    with waiting(console, "Airflow starts"):
+        airflow.wait_until_ready(dag_ids)
+    airflow.unpause(dag_ids)
+    console.print(f"Airflow is ready after {time.perf_counter() - began:.0f} s: {airflow.server.url}")
+
+
+def _bootstrap(follower: Follower, use_cases: Sequence[UseCase]) -> None:
+    airflow, settings = follower.airflow, follower.settings
+    _headline(f"history up to {LAST_DATE}, and a champion that learned up to {TRAIN_DATE}")
+    if LAST_DATE in lake.dates_of(settings.lake, "core__transactions") and all(
+        _is_published(settings, use_case, TRAIN_DATE) for use_case in use_cases
+    ):
+        console.print("skipped: this home folder holds the history and the first scores already")
+        return
+    params = {"first_date": str(FIRST_DATE), "train_date": str(TRAIN_DATE), "last_date": str(LAST_DATE)}
+    run_id = airflow.trigger("bootstrap", **params)
+    follower.follow(lambda: [run for run in airflow.runs("bootstrap") if run.run_id == run_id], {"bootstrap"})
+
+
+def _night(follower: Follower, use_cases: Sequence[UseCase], night: date) -> None:
+    airflow, settings = follower.airflow, follower.settings
+    _headline(f"the night of {night}")
+    began, landed = time.perf_counter(), land(settings, night, night)
+    print_step(console, "ok", f"{'the tills':30} land", time.perf_counter() - began, landed.rows)
+    known = {run.run_id for run in airflow.runs(partition_key=str(night))}
+    airflow.trigger("ingest", str(night))
+    follower.follow(
+        lambda: [run for run in airflow.runs(partition_key=str(night)) if run.run_id not in known],
+        {"ingest", *(f"{kind}__{use_case.name}" for use_case in use_cases for kind in ("score", "monitor"))},
+    )
+
+
+def _headline(text: str) -> None:
+    console.print(f"\n{text}", style="bold")
+
+
+def _is_published(settings: Settings, use_case: UseCase, score_date: date) -> bool:
+    scores = warehouse.scores_table(use_case)
+    with warehouse.open_warehouse(settings) as connection:
+        if not sa.inspect(connection).has_table(scores.name):
+            return False
+        return (
+            connection.scalar(sa.select(scores.c.rank).where(scores.c.score_date == score_date)) is not None
+        )
+
+
+def _stop(settings: Settings, server: Server) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+    killed = stop_server(settings, server)
+    console.print(f"{server.name} is stopped" + (f"; {killed} processes had to be killed" if killed else ""))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """Our errors and Ctrl-C end the command with a message and a status instead of a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's `&` had it ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except NightjarError as error:
+        console.print(str(error), markup=False, style="red", soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        console.print("interrupted")
+        raise typer.Exit(130) from error
+
+
+if __name__ == "__main__":
+    app()
