@@ -42,7 +42,7 @@ class Follower:
                 shown.update(news)
                 quiet_since = time.monotonic() if news else quiet_since
                 self._require_success(runs, tasks)
-                if awaited <= {run.dag_id for run in runs if run.is_finished}:
+                if awaited <= {run.dag_id for run in runs} and all(run.is_finished for run in runs):
                     return
                 self._require_news(quiet_since, awaited)
                 say(", ".join(f"{task.dag_id} {task.task_id}" for task in tasks if task.state == "running"))

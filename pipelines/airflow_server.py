@@ -202,6 +202,10 @@ class Airflow:
         body = {"logical_date": None, "partition_key": partition_key, "conf": params}
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
+    def give_up(self, run: DagRun) -> None:
+        """End a run as failed, with its tasks."""
+        self._call("PATCH", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}", {"state": "failed"})
+
     def runs(self, dag_id: str = "~", partition_key: str | None = None) -> list[DagRun]:
         """The newest runs, at most 100, of one DAG or of all, newest first."""
         wanted = f"&partition_key_prefix_pattern={partition_key}" if partition_key else ""

@@ -45,6 +45,7 @@ def run() -> None:
         try:
             with Airflow(server, private_keys(settings)["password"]) as airflow:
                 _make_ready(airflow, use_cases, began)
+                _give_up_leftovers(airflow)
                 follower = Follower(console, settings, airflow)
                 _bootstrap(follower, use_cases)
                 for night in NIGHTS:
@@ -131,6 +132,16 @@ def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) ->
         airflow.wait_until_ready(dag_ids)
     airflow.unpause(dag_ids)
     console.print(f"Airflow is ready after {time.perf_counter() - began:.0f} s: {airflow.server.url}")
+
+
+def _give_up_leftovers(airflow: Airflow) -> None:
+    """End what an interrupted start left unfinished; its steps left whole partitions or none, and run again."""
+    leftovers = [run for run in airflow.runs() if not run.is_finished]
+    for run in leftovers:
+        airflow.give_up(run)
+        console.print(
+            f"gave up {run.dag_id} {run.partition_key or ''}, which an interrupted start left unfinished"
+        )
 
 
 def _bootstrap(follower: Follower, use_cases: Sequence[UseCase]) -> None:

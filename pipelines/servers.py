@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,19 +115,35 @@ def family(server: Server) -> list[psutil.Process]:
     return [process for process in members if _is_alive(process)]
 
 
-def stop_server(settings: Settings, server: Server, patience_s: float = 30) -> int:
-    """Stop the server and everything that it started; gives the number of processes that had to be killed."""
-    processes = family(server)
-    for process in processes:
+def stop_server(settings: Settings, server: Server, patience_s: float = 10) -> int:
+    """Stop the server and everything that it started; gives the number of processes that had to be killed.
+
+    A process that works on is told again after the patience, and killed after half as long once more.
+    """
+    for process in family(server):
         if process.pid == server.pid:
             process.send_signal(signal.SIGINT)
-    _, stubborn = psutil.wait_procs(processes, timeout=patience_s)
-    stubborn = [process for process in {*stubborn, *family(server)} if _is_alive(process)]
+    _wait_for_end(server, patience_s)
+    for process in family(server):
+        _signal(process, signal.SIGTERM)
+    _wait_for_end(server, patience_s / 2)
+    stubborn = family(server)
     for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn, timeout=5)
+        _signal(process, signal.SIGKILL)
+    _wait_for_end(server, patience_s / 2)
     _note(settings, server.name).unlink(missing_ok=True)
     return len(stubborn)
+
+
+def _wait_for_end(server: Server, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and family(server):
+        time.sleep(0.2)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
 
 
 def _note(settings: Settings, name: str) -> Path:
