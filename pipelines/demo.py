@@ -135,7 +135,7 @@ def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) ->
 
 
 def _give_up_leftovers(airflow: Airflow) -> None:
-    """End what an interrupted start left unfinished; its steps left whole partitions or none, and run again."""
+    """End what an interrupted start left unfinished: its steps left whole partitions or none."""
     leftovers = [run for run in airflow.runs() if not run.is_finished]
     for run in leftovers:
         airflow.give_up(run)

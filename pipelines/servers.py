@@ -131,6 +131,8 @@ def stop_server(settings: Settings, server: Server, patience_s: float = 10) -> i
     for process in stubborn:
         _signal(process, signal.SIGKILL)
     _wait_for_end(server, patience_s / 2)
+    with suppress(ChildProcessError):
+        os.waitpid(server.pid, os.WNOHANG)
     _note(settings, server.name).unlink(missing_ok=True)
     return len(stubborn)
 
