@@ -120,26 +120,28 @@ def stop_server(settings: Settings, server: Server, patience_s: float = 10) -> i
 
     A process that works on is told again after the patience, and killed after half as long once more.
     """
-    for process in family(server):
+    known = set(family(server))
+    for process in known:
         if process.pid == server.pid:
-            process.send_signal(signal.SIGINT)
-    _wait_for_end(server, patience_s)
-    for process in family(server):
-        _signal(process, signal.SIGTERM)
-    _wait_for_end(server, patience_s / 2)
-    stubborn = family(server)
-    for process in stubborn:
-        _signal(process, signal.SIGKILL)
-    _wait_for_end(server, patience_s / 2)
+            _signal(process, signal.SIGINT)
+    for number, patience in ((signal.SIGTERM, patience_s), (signal.SIGKILL, patience_s / 2)):
+        known = _wait_for_end(server, known, patience)
+        for process in known:
+            _signal(process, number)
+    _wait_for_end(server, known, patience_s)
     with suppress(ChildProcessError):
         os.waitpid(server.pid, os.WNOHANG)
     _note(settings, server.name).unlink(missing_ok=True)
-    return len(stubborn)
+    return len(known)
 
 
-def _wait_for_end(server: Server, patience_s: float) -> None:
+def _wait_for_end(server: Server, known: set[psutil.Process], patience_s: float) -> set[psutil.Process]:
+    """What still lives after the patience of the known processes and of those that they started meanwhile."""
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline and family(server):
+    while True:
+        known = {process for process in known | set(family(server)) if _is_alive(process)}
+        if not known or time.monotonic() > deadline:
+            return known
         time.sleep(0.2)
 
 

@@ -1,0 +1,70 @@
+"""A private Airflow for the tests of DAGs; its environment must stand before Airflow is imported."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.airflow_server import airflow_environment
+from pipelines.settings import PROJECT, Settings
+
+AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="nightjar-airflow-"))
+os.environ.update(
+    {
+        name: value
+        for name, value in airflow_environment(Settings(home=AIRFLOW_HOME), port=8080).items()
+        if name.startswith("AIRFLOW_")
+    }
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_airflow_home():
+    yield
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_database():
+    """Airflow's metadata database, migrated once."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def read_dags(settings, monkeypatch):
+    """Reads dags/ for a home folder of the test's own, and for further use cases; gives the DagBag."""
+
+    def read_dags(**variables):
+        from airflow.dag_processing.dagbag import DagBag
+
+        for name, value in {"NIGHTJAR_HOME": str(settings.home), **variables}.items():
+            monkeypatch.setenv(name, value)
+        return DagBag(str(PROJECT / "dags"))
+
+    return read_dags
+
+
+@pytest.fixture
+def run_dag(airflow_database, read_dags, monkeypatch):
+    """Runs a DAG in this process, for a partition key or with params; gives the state of each task."""
+    from airflow.models import dagrun
+
+    create = dagrun.get_or_create_dagrun
+
+    def run_dag(dag_id, partition_key=None, variables=None, **params):
+        def create_with_key(**arguments):
+            run = create(**arguments)
+            run.partition_key = partition_key
+            arguments["session"].commit()
+            return run
+
+        # DAG.test() takes no partition key; this is the only way to give its run one.
+        monkeypatch.setattr(dagrun, "get_or_create_dagrun", create_with_key)
+        run = read_dags(**(variables or {})).dags[dag_id].test(logical_date=None, run_conf=params)
+        return {instance.task_id: instance for instance in run.get_task_instances()}
+
+    return run_dag

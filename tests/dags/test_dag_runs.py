@@ -1,0 +1,84 @@
+"""DAGs run in this process, task by task, with their real steps."""
+
+from datetime import date, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from pipelines import lake
+
+pytestmark = pytest.mark.slow
+DAY = date(2017, 5, 6)
+PRODUCT = {"product_id": 10, "product_category": "MILK", "product_type": "X", "department": "GROCERY"}
+TIMES_OF_DAY = ("2017-05-06T13:00:00", "2017-05-06T23:30:00")  # UTC; both on the 6th in New York
+
+
+@pytest.fixture
+def delivered(settings, deliver):
+    """One business date with two lines, as the upstream system would deliver it."""
+    lines = [
+        {
+            "household_id": basket,
+            "store_id": 300,
+            "basket_id": basket,
+            "product_id": 10,
+            "quantity": 1,
+            "sales_value": 2.29,
+            "retail_disc": 0.0,
+            "coupon_disc": 0.0,
+            "coupon_match_disc": 0.0,
+            "transaction_timestamp": datetime.fromisoformat(time),
+        }
+        for basket, time in enumerate(TIMES_OF_DAY, 1)
+    ]
+    deliver("products", DAY, [PRODUCT])
+    deliver("redemptions", DAY, [])
+    deliver("transactions", DAY, lines)
+    return settings
+
+
+def test_a_night_ingests_the_business_date_of_its_key_and_tells_the_readers_of_the_asset(delivered, run_dag):
+    tasks = run_dag("ingest", "2017-05-06")
+    assert {name: task.state for name, task in tasks.items()} == {"ingest_day": "success"}
+    assert lake.dates_of(delivered.lake, "core__transactions") == [DAY]
+    assert events_of(tasks["ingest_day"].run_id) == [("core__transactions", "2017-05-06")]
+
+
+@pytest.mark.parametrize("key", [None, "2017-5-6", "20170506", "yesterday", "2017-02-30", "2017-05-06T00"])
+def test_a_key_that_is_no_business_date_fails_at_once_with_a_named_error(settings, run_dag, capfd, key):
+    tasks = run_dag("ingest", key)
+    assert (tasks["ingest_day"].state, tasks["ingest_day"].try_number) == ("failed", 1)
+    assert "InvalidRunParameter: the run names no business date" in capfd.readouterr().out
+    assert events_of(tasks["ingest_day"].run_id) == []
+    assert not settings.lake.exists()
+
+
+def test_a_missing_drop_is_not_retried(settings, run_dag, capfd):
+    tasks = run_dag("ingest", "2017-05-06")
+    assert (tasks["ingest_day"].state, tasks["ingest_day"].try_number) == ("failed", 1)
+    assert "MissingDrop" in capfd.readouterr().out
+
+
+def test_training_without_a_date_asks_for_one(run_dag, capfd):
+    tasks = run_dag("train__category_propensity")
+    assert {name: task.state for name, task in tasks.items()} == {
+        "train_model": "failed",
+        "promote_model": "upstream_failed",
+        "announce_champion": "upstream_failed",
+    }
+    assert "a date as YYYY-MM-DD, such as 2017-11-19" in capfd.readouterr().out
+
+
+def test_bootstrap_refuses_dates_that_are_out_of_order(run_dag, capfd):
+    tasks = run_dag("bootstrap", first_date="2017-05-01", train_date="2017-11-12", last_date="2017-11-11")
+    assert tasks["land_files"].state == "failed"
+    assert "first_date <= train_date <= last_date" in capfd.readouterr().out
+
+
+def events_of(run_id):
+    from airflow.models.asset import AssetEvent
+    from airflow.settings import Session
+
+    query = sa.select(AssetEvent).where(AssetEvent.source_run_id == run_id)
+    with Session() as session:
+        return [(event.asset.name, event.partition_key) for event in session.scalars(query)]
