@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test test-deploy bench format check docs clean lock
+.PHONY: help setup run up down test test-deploy bench format check docs clean lock screenshots
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,3 +41,6 @@ up: $(STAMP) ## start Airflow and MLflow and leave them running
 
 down: $(STAMP) ## stop what `make up` started
 	@$(BIN)/python -m pipelines.demo down
+
+screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
+	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser

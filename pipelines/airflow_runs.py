@@ -21,6 +21,7 @@ class Follower:
 
     def __init__(self, console: Console, settings: Settings, airflow: Airflow) -> None:
         self.console, self.settings, self.airflow = console, settings, airflow
+        self._logs = settings.home / "airflow" / "logs"
 
     def follow(self, find_runs: Callable[[], Sequence[DagRun]], expected: set[str]) -> None:
         """Return once the expected DAGs, and any training that they asked for, have ended well.
@@ -53,16 +54,18 @@ class Follower:
         state = _STATES.get(str(task.state), str(task.state))
         rows = report.get("rows_kept", report.get("rows"))
         print_step(self.console, state, f"{task.dag_id:30} {task.task_id}", task.seconds, rows)
-        if report.get("reason"):
-            self.console.print(f"{'':10} {report['reason']}", soft_wrap=True, markup=False, style="dim")
+        reason = report.get("reason")
+        if task.state == "up_for_retry":
+            reason = last_error(self._logs / _log_path(task)).partition("\n")[0]
+        if reason:
+            self.console.print(f"{'':10} {reason}", soft_wrap=True, markup=False, style="dim")
 
     def _require_success(self, runs: Sequence[DagRun], tasks: Sequence[TaskRun]) -> None:
         broken = {run.run_id: run.dag_id for run in runs if run.state == "failed"}
         if not broken:
             return
         failed = next((task for task in tasks if task.run_id in broken and task.state == "failed"), None)
-        logs = self.settings.home / "airflow" / "logs"
-        log = logs / _log_path(failed) if failed else logs
+        log = self._logs / _log_path(failed) if failed else self._logs
         raise RunFailed(
             f"{failed.dag_id} failed in {failed.task_id}" if failed else f"{min(broken.values())} failed",
             where=str(log),

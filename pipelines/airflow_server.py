@@ -105,8 +105,9 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         for option, value in options.items()
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-    home_folders = {"AIRFLOW_HOME": str(home), f"{PREFIX}HOME": str(settings.home), "PATH": path}
-    return inherited | ours | NO_TELEMETRY | home_folders
+    no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY"), LOOPBACK, "localhost"]))
+    places = {"AIRFLOW_HOME": str(home), f"{PREFIX}HOME": str(settings.home), "PATH": path}
+    return inherited | ours | NO_TELEMETRY | places | {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 
 def private_keys(settings: Settings) -> dict[str, str]:
@@ -192,10 +193,10 @@ class Airflow:
         """The answer to a question, as plain values."""
         return self._call("GET", path)
 
-    def unpause(self, dag_ids: Sequence[str]) -> None:
-        """Let the DAGs run."""
+    def switch(self, dag_ids: Sequence[str], *, is_on: bool) -> None:
+        """Let the DAGs run, or keep them from it."""
         for dag_id in dag_ids:
-            self._call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+            self._call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": not is_on})
 
     def trigger(self, dag_id: str, partition_key: str | None = None, **params: str) -> str:
         """Start a run by hand; gives its id."""

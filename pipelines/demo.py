@@ -130,7 +130,7 @@ def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) ->
     ]
     with waiting(console, "Airflow starts"):
         airflow.wait_until_ready(dag_ids)
-    airflow.unpause(dag_ids)
+    airflow.switch(dag_ids, is_on=True)
     console.print(f"Airflow is ready after {time.perf_counter() - began:.0f} s: {airflow.server.url}")
 
 

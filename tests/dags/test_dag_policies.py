@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk import CronPartitionTimetable, PartitionedAssetTimetable, RetryAction
 from airflow.sdk.exceptions import ParamValidationError
 
+from pipelines.airflow_server import POOL
 from pipelines.errors import BadInput, EngineFailure, MissingDrop, NoChampion
 from pipelines.settings import PROJECT, Settings
 from pipelines.use_cases import load_use_cases
@@ -57,7 +58,7 @@ def test_every_task_has_an_owner_a_pool_a_timeout_and_retries_with_backoff(bag):
     for dag in bag.dags.values():
         for task in dag.tasks:
             assert task.owner not in ("", "airflow"), (dag.dag_id, task.task_id)
-            assert task.pool == "nightjar"
+            assert task.pool == POOL
             assert timedelta(0) < task.execution_timeout <= timedelta(hours=1)
             assert task.retries > 0
             assert task.retry_exponential_backoff > 1

@@ -1,0 +1,138 @@
+"""A real Airflow after `make run`, and a browser that is logged in to it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import sync_playwright
+
+from pipelines import warehouse
+from pipelines.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
+from pipelines.servers import recall, stop_server
+from pipelines.settings import PREFIX, PROJECT, Settings
+from pipelines.use_cases import load_use_cases
+
+HOME_VARIABLE = "BROWSER_TEST_HOME"  # a home folder that `make run` has filled; the tests add nights to it
+SCREENSHOTS_VARIABLE = "SCREENSHOT_FOLDER"
+FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync")
+OFFLINE_FLAGS = ("disable-background-networking", "disable-component-update")
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory):
+    """Settings of a home folder in which `make run` has succeeded."""
+    given = os.environ.get(HOME_VARIABLE)
+    settings = Settings(home=Path(given) if given else tmp_path_factory.mktemp("browser") / "var")
+    if not (settings.home / "warehouse.db").exists():
+        command = [sys.executable, "-m", "pipelines.demo", "run"]
+        done = subprocess.run(
+            command, cwd=PROJECT, env=os.environ | {f"{PREFIX}HOME": str(settings.home)}, check=False
+        )
+        assert done.returncode == 0
+    return settings
+
+
+@pytest.fixture(scope="session")
+def use_case(settings):
+    return load_use_cases(settings)["category_propensity"]
+
+
+@pytest.fixture(scope="session")
+def airflow(settings, use_case):
+    """The REST interface of a running Airflow, whose nightly DAGs are switched on."""
+    server = start_airflow(settings)
+    try:
+        with Airflow(server, private_keys(settings)["password"]) as airflow:
+            train = f"train__{use_case.name}"
+            airflow.wait_until_ready([train])
+            airflow.switch(
+                [train], is_on=False
+            )  # the dates of the tests may ask for a model, which takes minutes
+            yield airflow
+    finally:
+        stop_server(settings, server)
+        assert recall(settings, "airflow") is None
+
+
+@pytest.fixture
+def page(airflow, settings):
+    """A page of headless Chromium, logged in as the administrator; it must see no error of a script."""
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests need Debian's chromium: apt-get install chromium"
+    errors = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=[f"--{flag}" for flag in (*FLAGS, *OFFLINE_FLAGS)]
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 1000}, locale="en-US")
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(airflow.server.url)
+        page.locator("input[name=username]").fill(USER)
+        page.locator("input[type=password]").fill(private_keys(settings)["password"])
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="Dags").first.wait_for()
+        yield page
+        browser.close()
+    assert errors == []
+
+
+@pytest.fixture
+def picture(page, tmp_path):
+    """Takes a screenshot, into the folder that the environment names or one of the test's own."""
+    folder = Path(os.environ.get(SCREENSHOTS_VARIABLE) or tmp_path)
+
+    def picture(name):
+        page.wait_for_timeout(1000)  # lets transitions end
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png")
+        assert (folder / f"{name}.png").stat().st_size > 20_000
+
+    return picture
+
+
+@pytest.fixture
+def published_dates(settings, use_case):
+    """The score dates that the warehouse holds."""
+
+    def published_dates():
+        query = sa.select(warehouse.scores_table(use_case).c.score_date).distinct()
+        with warehouse.open_warehouse(settings) as connection:
+            return set(connection.scalars(query))
+
+    return published_dates
+
+
+@pytest.fixture
+def wait_for_runs(airflow, use_case):
+    """Waits until the chain of each key has ended, and gives the state of each of its runs."""
+
+    def wait_for_runs(keys, patience_s=240):
+        chain = {"ingest", f"score__{use_case.name}", f"monitor__{use_case.name}"}
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            runs = [run for key in keys for run in airflow.runs(partition_key=key)]
+            ended = {(run.partition_key, run.dag_id): run.state for run in runs if run.is_finished}
+            if set(ended) == {(key, dag_id) for key in keys for dag_id in chain}:
+                return set(ended.values())
+            time.sleep(1)
+        raise AssertionError(f"only these ended: {ended}")
+
+    return wait_for_runs
+
+
+@pytest.fixture
+def airflow_command(airflow, settings):
+    """Runs `airflow …` against the running Airflow."""
+
+    def airflow_command(*arguments):
+        environment = airflow_environment(settings, port=int(airflow.server.url.rsplit(":", 1)[1]))
+        return subprocess.run(
+            ["airflow", *arguments], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    return airflow_command
