@@ -13,7 +13,7 @@ from pipelines.errors import RunFailed
 from pipelines.settings import Settings
 
 SILENCE_LIMIT_S = 900
-_STATES = {"success": "ok", "up_for_retry": "will retry"}
+_STATES = {"success": "ok", "up_for_retry": "will retry", "upstream_failed": "not run"}
 
 
 class Follower:
@@ -69,7 +69,7 @@ class Follower:
         raise RunFailed(
             f"{failed.dag_id} failed in {failed.task_id}" if failed else f"{min(broken.values())} failed",
             where=str(log),
-            found=last_error(log),
+            found=last_error(log).replace("\n", "\n          "),
             remedy="mend what the error names and start again: what is done stays done",
         )
 

@@ -10,25 +10,21 @@ from datetime import date
 from pathlib import Path
 
 import httpx
-import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from pipelines import lake, warehouse
 from pipelines.airflow_runs import Follower, print_step, waiting
 from pipelines.airflow_server import NAME as AIRFLOW
 from pipelines.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
 from pipelines.errors import EngineFailure, NightjarError
-from pipelines.landing import FIRST_DATE, land
 from pipelines.servers import LOOPBACK, Server, free_port, is_running, recall, start_server, stop_server
 from pipelines.settings import Settings, load_settings
-from pipelines.summary import show_places, show_summary
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
 MLFLOW = "mlflow"
 AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
-TRAIN_DATE, LAST_DATE = date(2017, 11, 12), date(2017, 11, 18)
+FIRST_DATE, TRAIN_DATE, LAST_DATE = date(2017, 1, 1), date(2017, 11, 12), date(2017, 11, 18)
 NIGHTS = (date(2017, 11, 19), date(2017, 11, 20))
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -52,6 +48,8 @@ def run() -> None:
                     _night(follower, use_cases, night)
         finally:
             _stop(settings, server)
+        from pipelines.summary import show_places, show_summary
+
         for use_case in use_cases:
             show_summary(console, settings, use_case, NIGHTS[-1])
         show_places(console, settings, use_cases[0])
@@ -145,6 +143,8 @@ def _give_up_leftovers(airflow: Airflow) -> None:
 
 
 def _bootstrap(follower: Follower, use_cases: Sequence[UseCase]) -> None:
+    from pipelines import lake
+
     airflow, settings = follower.airflow, follower.settings
     _headline(f"history up to {LAST_DATE}, and a champion that learned up to {TRAIN_DATE}")
     if LAST_DATE in lake.dates_of(settings.lake, "core__transactions") and all(
@@ -158,6 +158,8 @@ def _bootstrap(follower: Follower, use_cases: Sequence[UseCase]) -> None:
 
 
 def _night(follower: Follower, use_cases: Sequence[UseCase], night: date) -> None:
+    from pipelines.landing import land
+
     airflow, settings = follower.airflow, follower.settings
     _headline(f"the night of {night}")
     began, landed = time.perf_counter(), land(settings, night, night)
@@ -175,6 +177,10 @@ def _headline(text: str) -> None:
 
 
 def _is_published(settings: Settings, use_case: UseCase, score_date: date) -> bool:
+    import sqlalchemy as sa
+
+    from pipelines import warehouse
+
     scores = warehouse.scores_table(use_case)
     with warehouse.open_warehouse(settings) as connection:
         if not sa.inspect(connection).has_table(scores.name):
