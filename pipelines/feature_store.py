@@ -29,7 +29,7 @@ class MaterialiseReport:
 def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
     """Feast with the use case's definitions applied; what other use cases and versions applied stays."""
     os.environ.setdefault("FEAST_USAGE", "False")
-    from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+    from feast import FeatureService, FeatureStore, RepoConfig
 
     settings.feast_home.mkdir(parents=True, exist_ok=True)
     config = RepoConfig(
@@ -42,8 +42,7 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
         repo_path=settings.feast_home,
     )
     store = FeatureStore(config=config)
-    definitions = vars(importlib.import_module(use_case.feature_module)).values()
-    wanted = [thing for thing in definitions if isinstance(thing, Entity | FeatureView | FeatureService)]
+    wanted = importlib.import_module(use_case.feature_module).definitions(settings.lake)
     names = {thing.name for thing in wanted if isinstance(thing, FeatureService)}
     if use_case.name not in names:
         raise InvalidUseCase(
