@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test test-deploy bench format check docs clean lock screenshots
+.PHONY: help setup lock run up down screenshots test test-deploy bench format check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,3 +44,23 @@ down: $(STAMP) ## stop what `make up` started
 
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
+
+test: $(STAMP) check ## lint, types, every test but those that need a browser
+	@$(BIN)/python -m pytest -q -m "not browser"
+
+test-deploy: $(STAMP) ## the checks in a real browser; as root it installs Debian's chromium, else it says so
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "install chromium first: apt-get install chromium"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@$(BIN)/python -m pytest -q -m browser
+
+bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
+	@$(BIN)/python -m pipelines.bench
+
+format: $(STAMP) ## put code into the project's form
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+check: $(STAMP) ## lint, form, types and the direction of imports
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean: ## remove what runs and tools left, the environment too
+	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

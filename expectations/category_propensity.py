@@ -29,14 +29,10 @@ def published_scores() -> list[Expectation]:
         gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0, max_value=1),
         gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, max_value=TOP_N),
         gxe.ExpectColumnPairValuesToBeEqual(column_A="rank", column_B="expected_rank"),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="previous_score", column_B="score", or_equal=True
-        ),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="previous_score", column_B="score", or_equal=True),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["household_id", "product_category"]),
         gxe.ExpectColumnValuesToNotBeInSet(column="product_category", value_set=EXCLUDED),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="score_source", value_set=["champion", "baseline", "cold_start"]
-        ),
+        gxe.ExpectColumnValuesToBeInSet(column="score_source", value_set=["champion", "baseline", "cold_start"]),
         gxe.ExpectColumnUniqueValueCountToBeBetween(column="model_version", min_value=1, max_value=1),
     ]
 
@@ -46,9 +42,7 @@ def _shares(*columns: str) -> list[Expectation]:
 
 
 def _ages(*columns: str) -> list[Expectation]:
-    return [
-        gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, max_value=DAYS) for column in columns
-    ]
+    return [gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, max_value=DAYS) for column in columns]
 
 
 def _pairs() -> list[Expectation]:

@@ -43,9 +43,7 @@ def row_expectations() -> list[Expectation]:
             column_A="local_date",
             column_B="business_date",
             ignore_row_if="either_value_is_missing",
-            **_rule(
-                "local_date_is_business_date", "the purchase is on the drop's date in the stores' time zone"
-            ),
+            **_rule("local_date_is_business_date", "the purchase is on the drop's date in the stores' time zone"),
         ),
     ]
 
@@ -97,9 +95,7 @@ def _range_expectations() -> list[Expectation]:
             column="quantity",
             max_value=MAX_QUANTITY,
             row_condition=Column("is_fuel") == False,  # noqa: E712  # builds a condition
-            **_rule(
-                "quantity_not_above_limit", f"quantity is at most {MAX_QUANTITY} unless the product is fuel"
-            ),
+            **_rule("quantity_not_above_limit", f"quantity is at most {MAX_QUANTITY} unless the product is fuel"),
         ),
     ]
 

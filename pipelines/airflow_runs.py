@@ -86,9 +86,7 @@ class Follower:
 def print_step(console: Console, state: str, step: str, seconds: float, rows: int | None) -> None:
     """Print one line: how a step ended, its name, its seconds and the rows that it wrote."""
     counted = "" if rows is None else f"{rows:,} rows"
-    console.print(
-        f"{state:10} {step:70} {seconds:6.1f} s {counted:>15}".rstrip(), markup=False, soft_wrap=True
-    )
+    console.print(f"{state:10} {step:70} {seconds:6.1f} s {counted:>15}".rstrip(), markup=False, soft_wrap=True)
 
 
 def last_error(log: Path) -> str:

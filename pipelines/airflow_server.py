@@ -212,8 +212,7 @@ class Airflow:
         wanted = f"&partition_key_prefix_pattern={partition_key}" if partition_key else ""
         answer = self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=-id&limit=100{wanted}")
         return [
-            DagRun(run["dag_id"], run["dag_run_id"], run["state"], run["partition_key"])
-            for run in answer["dag_runs"]
+            DagRun(run["dag_id"], run["dag_run_id"], run["state"], run["partition_key"]) for run in answer["dag_runs"]
         ]
 
     def tasks(self, run: DagRun) -> list[TaskRun]:

@@ -51,11 +51,7 @@ def backtest(
         features = with_rules(settings, use_case, candidate_features(settings, use_case, day))
         labelled, missed = labelled_candidates(settings, use_case, day), missed_positives(settings, use_case, day)
         for name in names:
-            score = (
-                model.predict(features, settings.threads)
-                if name == MODEL
-                else features.column(name).to_numpy()
-            )
+            score = model.predict(features, settings.threads) if name == MODEL else features.column(name).to_numpy()
             scored[name].append(scored_table(use_case, labelled, score, missed))
         progress("score dates", number, len(score_dates))
     together = {name: pa.concat_tables(parts) for name, parts in scored.items()}

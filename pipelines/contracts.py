@@ -194,9 +194,7 @@ REFERENCE_DROPS = (
     DropContract("campaigns", _as_delivered(CORE_CAMPAIGNS), CORE_CAMPAIGNS),
     DropContract("coupons", _as_delivered(CORE_COUPONS), CORE_COUPONS),
     DropContract("promotions", _as_delivered(CORE_PROMOTIONS), CORE_PROMOTIONS),
-    DropContract(
-        "redemptions", _as_delivered(CORE_REDEMPTIONS), CORE_REDEMPTIONS, is_daily=True, may_be_empty=True
-    ),
+    DropContract("redemptions", _as_delivered(CORE_REDEMPTIONS), CORE_REDEMPTIONS, is_daily=True, may_be_empty=True),
 )
 DROPS = {drop.name: drop for drop in (TRANSACTIONS_DROP, *REFERENCE_DROPS)}
 CORE_TABLES = {drop.core_table.name: drop.core_table for drop in DROPS.values()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.labels import last_mature
 from pipelines.metrics import Interval, Quality, paired_interval, quality
@@ -80,16 +81,14 @@ def cross_validate(
     )
 
 
-def _calibration_without(position: int, log_odds: Sequence[Vector], positive: Sequence[Vector]) -> Calibration:
+def _calibration_without(
+    position: int, log_odds: Sequence[Vector], positive: Sequence[NDArray[np.bool_]]
+) -> Calibration:
     others = [p for p in range(len(log_odds)) if p != position] or [position]
-    return Calibration.fit(
-        np.concatenate([log_odds[p] for p in others]), np.concatenate([positive[p] for p in others])
-    )
+    return Calibration.fit(np.concatenate([log_odds[p] for p in others]), np.concatenate([positive[p] for p in others]))
 
 
-def _scored_by_all(
-    use_case: UseCase, fold: Snapshot, probability: Vector, missed: pa.Table
-) -> dict[str, pa.Table]:
+def _scored_by_all(use_case: UseCase, fold: Snapshot, probability: Vector, missed: pa.Table) -> dict[str, pa.Table]:
     scores = {MODEL: probability}
     scores |= {rule.name: fold.rows.column(rule.name).to_numpy() for rule in use_case.rules}
     return {name: scored_table(use_case, fold.rows, score, missed) for name, score in scores.items()}

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.training_set import Matrix, Vector
+from pipelines.training_set import Vector
 
 QUANTILES = 50
 SPREADS = 4
-SMALLEST_THRESHOLD = 0.01  # a distance that no figure downstream feels, whatever the spread of the weeks
+SMALLEST_THRESHOLD = 0.05  # a distance that no figure downstream feels, whatever the spread of the weeks
 
 
 class ColumnReference(BaseModel):
@@ -32,12 +32,11 @@ Reference = Mapping[str, ColumnReference]
 
 
 def build_reference(
-    names: Sequence[str], snapshots: Sequence[Matrix], weights: Sequence[Vector]
+    names: Sequence[str], snapshots: Sequence[NDArray[np.floating]], weights: Sequence[Vector]
 ) -> dict[str, ColumnReference]:
     """The reference of each column over training snapshots (rows × columns) with their rows' weights."""
     return {
-        name: _reference_of([matrix[:, column] for matrix in snapshots], weights)
-        for column, name in enumerate(names)
+        name: _reference_of([matrix[:, column] for matrix in snapshots], weights) for column, name in enumerate(names)
     }
 
 

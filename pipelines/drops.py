@@ -150,9 +150,7 @@ def check_files(drop: Drop) -> None:
     """
     for path, file in zip(drop.paths, drop.manifest.files, strict=True):
         if not path.is_file():
-            raise _wrong_manifest(
-                "the manifest names a file that does not exist", path, file.name, "no file", drop
-            )
+            raise _wrong_manifest("the manifest names a file that does not exist", path, file.name, "no file", drop)
         schema, rows = _read_footer(path, drop)
         _check_schema(schema, path, drop)
         found = {

@@ -43,9 +43,7 @@ def open_core(settings: Settings, *, up_to: date) -> Iterator[duckdb.DuckDBPyCon
         yield connection
 
 
-def _create_view(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, table: TableContract, up_to: date
-) -> None:
+def _create_view(connection: duckdb.DuckDBPyConnection, settings: Settings, table: TableContract, up_to: date) -> None:
     files = lake.files_of(settings.lake, table.name, last=up_to)
     if not files:
         if table.name == "core__transactions":

@@ -4,9 +4,7 @@
 class NightjarError(Exception):
     """An error with the facts that a reader needs: what, where, expected, found and the remedy."""
 
-    def __init__(
-        self, what: str, *, where: str, expected: object = None, found: object = None, remedy: str
-    ) -> None:
+    def __init__(self, what: str, *, where: str, expected: object = None, found: object = None, remedy: str) -> None:
         self.what, self.where, self.expected, self.found, self.remedy = what, where, expected, found, remedy
         super().__init__(what, where, expected, found, remedy)
 

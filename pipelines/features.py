@@ -43,12 +43,11 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
     with measured(settings, f"features__{use_case.name}", str(as_of), run_id) as cost:
         require_ingested(settings, first=as_of, last=as_of)
         cost.rows = 0
-        with open_core(settings, up_to=as_of) as connection:
-            with base_tables(connection, use_case, as_of):
-                for table in use_case.feature_tables:
-                    rows = compute_features(connection, table, as_of, end_of_day(settings, as_of))
-                    _audit(use_case, table, as_of, rows)
-                    cost.rows += lake.replace_snapshot(settings.lake, table.name, rows, as_of).rows
+        with open_core(settings, up_to=as_of) as connection, base_tables(connection, use_case, as_of):
+            for table in use_case.feature_tables:
+                rows = compute_features(connection, table, as_of, end_of_day(settings, as_of))
+                _audit(use_case, table, as_of, rows)
+                cost.rows += lake.replace_snapshot(settings.lake, table.name, rows, as_of).rows
     return FeatureReport(as_of, feature_version(settings, use_case, as_of), cost.rows)
 
 

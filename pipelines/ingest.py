@@ -82,9 +82,7 @@ def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestRe
 
 def _check_deliveries(settings: Settings, first: date, last: date) -> Deliveries:
     """The drops of each contract from `first` to `last`, all files checked."""
-    found = {
-        name: drops.find_drops(settings.landing, contract, first, last) for name, contract in DROPS.items()
-    }
+    found = {name: drops.find_drops(settings.landing, contract, first, last) for name, contract in DROPS.items()}
     for contract_drops in found.values():
         for drop in contract_drops:
             drops.check_files(drop)
@@ -94,8 +92,7 @@ def _check_deliveries(settings: Settings, first: date, last: date) -> Deliveries
 def _load_chunk(settings: Settings, deliveries: Deliveries, first: date, last: date) -> list[_Load]:
     """The checked rows of a range, the transactions last: what they refer to is written before them."""
     chosen = {
-        name: [drop for drop in found if first <= drop.business_date <= last]
-        for name, found in deliveries.items()
+        name: [drop for drop in found if first <= drop.business_date <= last] for name, found in deliveries.items()
     }
     products = drops.newest_drop(settings.landing, DROPS["products"], first)
     drops.check_files(products)
@@ -125,9 +122,7 @@ def _reading(delivered: Sequence[Drop]) -> Iterator[None]:
         ) from error
 
 
-def _load_reference(
-    connection: duckdb.DuckDBPyConnection, contract: DropContract, delivered: Sequence[Drop]
-) -> _Load:
+def _load_reference(connection: duckdb.DuckDBPyConnection, contract: DropContract, delivered: Sequence[Drop]) -> _Load:
     table = contract.core_table
     paths = [str(path) for drop in delivered for path in drop.paths]
     if not paths:

@@ -19,9 +19,7 @@ from pipelines.use_case import Kpi, UseCase
 from pipelines.warehouse import KPI_DAILY, KPI_WEEKLY
 
 SUNDAY = 7
-_LABELS = (
-    "as_of, {entity}::BIGINT AS {entity}, {item}::VARCHAR AS {item}, is_candidate, is_positive, value_usd"
-)
+_LABELS = "as_of, {entity}::BIGINT AS {entity}, {item}::VARCHAR AS {item}, is_candidate, is_positive, value_usd"
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,7 @@ def evaluate(
 
 def _value(connection: duckdb.DuckDBPyConnection, kpi: Kpi, first: date, last: date) -> float | None:
     bounds = {"first_date": first, "last_date": last}
-    rows = connection.execute(
-        kpi.sql, {name: day for name, day in bounds.items() if f"${name}" in kpi.sql}
-    ).fetchall()
+    rows = connection.execute(kpi.sql, {name: day for name, day in bounds.items() if f"${name}" in kpi.sql}).fetchall()
     if len(rows) != 1 or len(rows[0]) != 1:
         raise InvalidUseCase(
             "the KPI's SQL must give one value",
@@ -121,9 +117,7 @@ def _matured(settings: Settings, use_case: UseCase, first: date, last: date) -> 
             ("value_usd", pa.float64()),
         ]
     )
-    query = sa.select(*(table.c[name] for name in schema.names)).where(
-        table.c.matured_date.between(first, last)
-    )
+    query = sa.select(*(table.c[name] for name in schema.names)).where(table.c.matured_date.between(first, last))
     with warehouse.open_warehouse(settings) as connection:
         return pa.Table.from_pylist(warehouse.read_rows(connection, query), schema=schema)
 

@@ -34,9 +34,7 @@ def build_labels(settings: Settings, use_case: UseCase, as_of: date, run_id: str
         last = as_of + timedelta(days=use_case.horizon_days)
         _require_mature(settings, use_case, as_of, last)
         rows = compute_labels(settings, use_case, as_of)
-        lake.replace_dates(
-            settings.lake, use_case.labels_table, rows, first=as_of, last=as_of, partition="as_of"
-        )
+        lake.replace_dates(settings.lake, use_case.labels_table, rows, first=as_of, last=as_of, partition="as_of")
         cost.rows = rows.num_rows
     return LabelReport(as_of, rows.num_rows, rows.column("is_positive").to_pylist().count(True))
 

@@ -40,14 +40,10 @@ def replace_dates(
     lake: Path, table: str, rows: pa.Table, *, first: date, last: date, partition: str = "business_date"
 ) -> Written:
     """Put `rows` in place of every partition of a Delta table from `first` to `last`, in one commit."""
-    return replace_where(
-        lake, table, rows, predicate=between(partition, first, last), partition_by=[partition]
-    )
+    return replace_where(lake, table, rows, predicate=between(partition, first, last), partition_by=[partition])
 
 
-def replace_where(
-    lake: Path, table: str, rows: pa.Table, *, predicate: str, partition_by: Sequence[str]
-) -> Written:
+def replace_where(lake: Path, table: str, rows: pa.Table, *, predicate: str, partition_by: Sequence[str]) -> Written:
     """Put `rows` in place of those that the predicate on partition columns selects, in one commit."""
     uri = lake / table
     if deltalake.DeltaTable.is_deltatable(str(uri)):

@@ -89,9 +89,7 @@ def land(settings: Settings, first: date, last: date, progress: Progress | None 
 class _Stream:
     """A query's rows, taken day after day; only a day of them is in memory."""
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object]
-    ) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object]) -> None:
         named = {name: value for name, value in parameters.items() if f"${name}" in query}
         cursor = connection.cursor()  # an open result blocks its cursor for other queries
         self._days = _split_by_date(cursor.sql(query, params=named).to_arrow_reader(_BATCH_ROWS))
@@ -133,9 +131,7 @@ def _take_snapshot(
     return connection.sql(f"FROM {_SNAPSHOTS[contract.name]} ORDER BY ALL").to_arrow_table()
 
 
-def _write_drop(
-    landing: Path, contract: DropContract, day: date, rows: pa.Table | None
-) -> tuple[DeliveredFile, ...]:
+def _write_drop(landing: Path, contract: DropContract, day: date, rows: pa.Table | None) -> tuple[DeliveredFile, ...]:
     """Write the file and, last, the manifest; on a closed date without rows there is no file."""
     folder = drop_folder(landing, contract, day)
     folder.mkdir(parents=True, exist_ok=True)

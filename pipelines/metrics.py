@@ -31,9 +31,7 @@ class Quality:
     def named(self, top_n: int) -> dict[str, float]:
         """The figures that exist, by their usual names, such as `ndcg_at_10`."""
         return {
-            name.replace("_at_n", f"_at_{top_n}"): value
-            for name, value in asdict(self).items()
-            if value is not None
+            name.replace("_at_n", f"_at_{top_n}"): value for name, value in asdict(self).items() if value is not None
         }
 
 

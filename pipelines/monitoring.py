@@ -53,9 +53,7 @@ def measure_drift(settings: Settings, use_case: UseCase, as_of: date, run_id: st
         cost.rows = replace_measurements(settings, use_case, as_of, (DRIFT, DRIFT_SHARE), found)
     drifted = [one.slice for one in found if one.metric == DRIFT and one.status == ALERT]
     features = tuple(name for name in drifted if name != SCORE)
-    return DriftReport(
-        as_of, version.version, len(reference) - 1, features, found[-1].value, SCORE in drifted
-    )
+    return DriftReport(as_of, version.version, len(reference) - 1, features, found[-1].value, SCORE in drifted)
 
 
 def compare_columns(
@@ -66,9 +64,7 @@ def compare_columns(
     for name, expected in reference.items():
         far = distance(expected, columns[name])
         status = ALERT if far > expected.threshold else OK
-        found.append(
-            Measurement(DRIFT, model_version, far, slice=name, threshold=expected.threshold, status=status)
-        )
+        found.append(Measurement(DRIFT, model_version, far, slice=name, threshold=expected.threshold, status=status))
     features = [one.status == ALERT for one in found if one.slice != SCORE]
     share, limit = sum(features) / len(features), use_case.retraining.drifted_feature_share
     status = ALERT if share > limit else OK

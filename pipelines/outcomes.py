@@ -60,9 +60,7 @@ def published_version(settings: Settings, use_case: UseCase, score_date: date) -
     """
     table = warehouse.scores_table(use_case)
     with warehouse.open_warehouse(settings) as connection:
-        found = connection.scalar(
-            sa.select(table.c.model_version).where(table.c.score_date == score_date).limit(1)
-        )
+        found = connection.scalar(sa.select(table.c.model_version).where(table.c.score_date == score_date).limit(1))
     if found is None:
         raise MissingPartition(
             "no scores are published for the date",
@@ -128,7 +126,5 @@ def _worth(settings: Settings, use_case: UseCase, score_date: date) -> Mapping[t
     keys = f"{use_case.entity}::BIGINT, {use_case.item}::VARCHAR"
     labels = labels_sql(settings, use_case, [score_date])
     with open_engine(settings) as connection:
-        positives = connection.sql(
-            f"SELECT {keys}, value_usd::DOUBLE FROM ({labels}) WHERE is_positive"
-        ).fetchall()
+        positives = connection.sql(f"SELECT {keys}, value_usd::DOUBLE FROM ({labels}) WHERE is_positive").fetchall()
     return {(entity, item): value for entity, item, value in positives}

@@ -9,7 +9,7 @@ from pipelines.cross_validation import Validation
 from pipelines.model import Model
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  # after the choice of a backend that needs no screen
+from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
 
 _BINS, _SHOWN = 20, 25
 

@@ -21,9 +21,9 @@ class PromotionReport:
 
 
 def promote(settings: Settings, use_case: UseCase, model_version: str, run_id: str) -> PromotionReport:
-    """Make the version champion if it beats the best simple rule and, where there is one, is no worse than the champion.
+    """Make the version champion if, in its cross-validation, it beats the best simple rule and is calibrated.
 
-    The first version that beats the best simple rule becomes champion. A version that is champion already stays so.
+    A version that is champion already stays so.
     """
     version = registry.get_version(settings, use_case, model_version)
     current = registry.find_champion(settings, use_case)

@@ -98,9 +98,7 @@ def audit(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) ->
     require(found.checks, where=where, remedy="readers keep the last good publication; see the run's log")
 
 
-def _replace(
-    settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table, content: str, run_id: str
-) -> bool:
+def _replace(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table, content: str, run_id: str) -> bool:
     table = warehouse.scores_table(use_case)
     records = rows.to_pylist()
     compared = [table.c[name] for name in rows.column_names]

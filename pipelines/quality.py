@@ -88,9 +88,7 @@ def compare(
     return found
 
 
-def scored_by_all(
-    settings: Settings, use_case: UseCase, score_date: date, model_version: str
-) -> dict[str, pa.Table]:
+def scored_by_all(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> dict[str, pa.Table]:
     """What `metrics` measures, once for the model version and once for each simple rule, on the same rows.
 
     Raises:
@@ -111,10 +109,7 @@ def scored_by_all(
     _require_covered(use_case, rows, score_date, model_version)
     scored = {model_version: "model_score"} | {f"{RULE_PREFIX}{name}": name for name in names}
     columns = ["as_of", *use_case.keys, "is_candidate", "is_positive", "value_usd"]
-    return {
-        name: rows.select(columns).append_column("score", rows.column(column))
-        for name, column in scored.items()
-    }
+    return {name: rows.select(columns).append_column("score", rows.column(column)) for name, column in scored.items()}
 
 
 def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> str:
@@ -139,9 +134,7 @@ def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_ve
 def _measure(settings: Settings, use_case: UseCase, score_date: date) -> list[Measurement]:
     version = registry.get_version(settings, use_case, published_version(settings, use_case, score_date))
     scored = scored_by_all(settings, use_case, score_date, version.version)
-    qualities = {
-        name: quality(use_case, rows, is_probability=name == version.version) for name, rows in scored.items()
-    }
+    qualities = {name: quality(use_case, rows, is_probability=name == version.version) for name, rows in scored.items()}
     best_rule = RULE_PREFIX + registry.validation_parameters(settings, version)["best_rule"]
     return compare(use_case, qualities, best_rule, registry.validation_metrics(settings, version)["auc"])
 

@@ -107,7 +107,7 @@ def load_settings() -> Settings:
                 remedy="correct the name or unset the variable",
             )
     try:
-        return Settings()  # type: ignore[call-arg]  # every field has a default; the plugin sees required ones
+        return Settings()
     except ValidationError as error:
         raise _named(error.errors()[0]) from error
 

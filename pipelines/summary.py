@@ -36,9 +36,7 @@ def top_list(settings: Settings, use_case: UseCase, score_date: date) -> Table:
     entity = best.order_by(scores.c.score.desc(), scores.c[use_case.entity]).limit(1).scalar_subquery()
     rows = _read(settings, of_date.where(scores.c[use_case.entity] == entity).order_by(scores.c.rank))
     who = f"{use_case.entity} {rows[0][use_case.entity]}"
-    table = _table(
-        f"{use_case.title}: {who}, as of the end of {score_date}", "rank", "item", "score", "source"
-    )
+    table = _table(f"{use_case.title}: {who}, as of the end of {score_date}", "rank", "item", "score", "source")
     for row in rows:
         table.add_row(str(row["rank"]), row[use_case.item], f"{row['score']:.3f}", row["score_source"])
     return table
@@ -83,9 +81,7 @@ def drift(settings: Settings, use_case: UseCase, score_date: date, limit: int = 
     furthest = (metrics.c.value / sa.func.nullif(metrics.c.threshold, 0)).desc()
     query = sa.select(metrics).where(*place, metrics.c.metric == _DRIFT).order_by(furthest).limit(limit)
     title = f"Drift of {score_date}: {_number(share[0]['value'], 3)} of the features beyond their thresholds"
-    table = _table(
-        title if share else f"Drift of {score_date}: not measured", "column", "KS", "limit", "status"
-    )
+    table = _table(title if share else f"Drift of {score_date}: not measured", "column", "KS", "limit", "status")
     for row in _read(settings, query):
         table.add_row(row["slice"], _number(row["value"]), _number(row["threshold"]), row["status"])
     return table

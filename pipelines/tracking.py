@@ -105,9 +105,7 @@ def _reference(settings: Settings, trained: Trained) -> Reference:
     matrices = [snapshot.matrix for snapshot in trained.snapshots]
     weights = [snapshot.weight for snapshot in trained.snapshots]
     scores = [trained.model.predict_matrix(matrix, settings.threads)[:, np.newaxis] for matrix in matrices]
-    return build_reference(trained.model.features, matrices, weights) | build_reference(
-        ["score"], scores, weights
-    )
+    return build_reference(trained.model.features, matrices, weights) | build_reference(["score"], scores, weights)
 
 
 def _git_revision() -> str:

@@ -127,10 +127,7 @@ def _find_failures(connection: duckdb.DuckDBPyConnection, *, where: str) -> pa.T
             "row_id": pa.array(broken, pa.int64()),
             "rule_id": pa.array([checks[0].name for checks in broken.values()], pa.string()),
             "reason": pa.array(
-                [
-                    "violates: " + "; ".join(str(check.expected) for check in checks)
-                    for checks in broken.values()
-                ],
+                ["violates: " + "; ".join(str(check.expected) for check in checks) for checks in broken.values()],
                 pa.string(),
             ),
         }

@@ -52,12 +52,12 @@ class TrainingPlan(_Frozen):
     snapshot_every_days: int = Field(7, ge=1)
     folds: int = Field(3, ge=1, description="Validation folds, the newest snapshots, in time order")
     negative_keep_share: float = Field(0.2, gt=0, le=1, description="Share of negatives kept, weighted 1/share")
-    boosting_rounds: int = Field(150, ge=1, le=5000)
-    learning_rate: float = Field(0.07, gt=0, le=1)
+    boosting_rounds: int = Field(200, ge=1, le=5000)
+    learning_rate: float = Field(0.05, gt=0, le=1)
     leaves: int = Field(31, ge=2, le=4095)
-    min_rows_in_leaf: int = Field(100, ge=1)
-    feature_share: float = Field(0.7, gt=0, le=1)
-    l2: float = Field(5.0, ge=0)
+    min_rows_in_leaf: int = Field(300, ge=1)
+    feature_share: float = Field(0.5, gt=0, le=1)
+    l2: float = Field(20.0, ge=0)
     seed: int = 20170101
 
 

@@ -84,9 +84,7 @@ def _observed(result: Mapping[str, Any]) -> object:
 
 
 def _limits(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value}" for name, value in kwargs.items() if name not in ("column", "batch_id")
-    )
+    return ", ".join(f"{name} {value}" for name, value in kwargs.items() if name not in ("column", "batch_id"))
 
 
 def _require_evaluated(rule: str, result: "ExpectationValidationResult", where: str) -> None:

@@ -12,9 +12,7 @@ from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 PLATFORM_OWNER = "data platform"
-POOL = (
-    "nightjar"  # tasks of a pool that does not exist never start: airflow pools set nightjar 2 "heavy steps"
-)
+POOL = "nightjar"  # tasks of a pool that does not exist never start: airflow pools set nightjar 2 "heavy steps"
 CORE_TRANSACTIONS = Asset("core__transactions")
 RETRIES = ExceptionRetryPolicy(
     rules=[

@@ -19,9 +19,7 @@ from pipelines.settings import Settings
 
 
 class Deliver(Protocol):
-    def __call__(
-        self, name: str, day: date, rows: Sequence[Mapping[str, Any]] | pa.Table, **facts: Any
-    ) -> Path: ...
+    def __call__(self, name: str, day: date, rows: Sequence[Mapping[str, Any]] | pa.Table, **facts: Any) -> Path: ...
 
 
 class ReadTable(Protocol):

@@ -30,9 +30,7 @@ def settings(tmp_path_factory):
     settings = Settings(home=Path(given) if given else tmp_path_factory.mktemp("browser") / "var")
     if not (settings.home / "warehouse.db").exists():
         command = [sys.executable, "-m", "pipelines.demo", "run"]
-        done = subprocess.run(
-            command, cwd=PROJECT, env=os.environ | {f"{PREFIX}HOME": str(settings.home)}, check=False
-        )
+        done = subprocess.run(command, cwd=PROJECT, env=os.environ | {f"{PREFIX}HOME": str(settings.home)}, check=False)
         assert done.returncode == 0
     return settings
 
@@ -50,9 +48,7 @@ def airflow(settings, use_case):
         with Airflow(server, private_keys(settings)["password"]) as airflow:
             train = f"train__{use_case.name}"
             airflow.wait_until_ready([train])
-            airflow.switch(
-                [train], is_on=False
-            )  # the dates of the tests may ask for a model, which takes minutes
+            airflow.switch([train], is_on=False)  # the dates of the tests may ask for a model, which takes minutes
             yield airflow
     finally:
         stop_server(settings, server)

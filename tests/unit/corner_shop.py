@@ -70,16 +70,12 @@ def sell(settings: Settings, *days: int, purchases: Iterable[tuple[int, int, int
         }
         for position, (number, household, product, usd) in enumerate(purchases)
     ]
-    text = pa.schema(
-        [field if field.name != "sales_usd" else pa.field("sales_usd", pa.string()) for field in _sold()]
-    )
+    text = pa.schema([field if field.name != "sales_usd" else pa.field("sales_usd", pa.string()) for field in _sold()])
     table = pa.Table.from_pylist(rows, schema=text).cast(_sold())
     for number in days:
         sold = table.filter(pa.compute.equal(table.column("business_date"), day(number)))
         lake.replace_dates(settings.lake, CORE_TRANSACTIONS.name, sold, first=day(number), last=day(number))
-    products = [
-        {"business_date": DAY, "product_id": key, "product_category": name} for key, name in PRODUCTS.items()
-    ]
+    products = [{"business_date": DAY, "product_id": key, "product_category": name} for key, name in PRODUCTS.items()]
     lake.replace_dates(
         settings.lake,
         CORE_PRODUCTS.name,
@@ -153,9 +149,7 @@ def snapshot(settings: Settings, number: int) -> None:
     lake.replace_snapshot(settings.lake, table.name, rows, day(number))
 
 
-def register(
-    home: Path, *, params: Mapping[str, str], metrics: Mapping[str, float], reference: str
-) -> Settings:
+def register(home: Path, *, params: Mapping[str, str], metrics: Mapping[str, float], reference: str) -> Settings:
     """Settings with a real MLflow store; version 1 of the shop's model comes from a run with these facts."""
     settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     client = registry.open_registry(settings)

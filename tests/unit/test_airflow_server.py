@@ -55,8 +55,6 @@ def test_the_last_error_of_a_task_log_is_the_one_that_ended_it(tmp_path):
     first = {"event": "Task failed with exception", "error_detail": [{"exc_value": "MissingDrop: no drop"}]}
     second = {"event": "Task failed with exception", "error_detail": [{"exc_value": "WrongType: text"}]}
     log = tmp_path / "attempt=1.log"
-    log.write_text(
-        "\n".join(json.dumps(line) for line in (first, {"event": "retry"}, second, {"event": "end"}))
-    )
+    log.write_text("\n".join(json.dumps(line) for line in (first, {"event": "retry"}, second, {"event": "end"})))
     assert last_error(log) == "WrongType: text"
     assert last_error(tmp_path / "absent.log") == "no log"

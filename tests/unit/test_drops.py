@@ -185,10 +185,7 @@ def test_the_newest_drop_is_never_later_than_asked(settings, deliver):
     for day in (1, 5, 9):
         deliver("products", date(2017, 5, day), [{"product_id": day}])
 
-    found = {
-        day: newest_drop(settings.landing, PRODUCTS, date(2017, 5, day)).business_date.day
-        for day in (1, 8, 9)
-    }
+    found = {day: newest_drop(settings.landing, PRODUCTS, date(2017, 5, day)).business_date.day for day in (1, 8, 9)}
     assert found == {1: 1, 8: 5, 9: 9}
     with pytest.raises(MissingDrop):
         newest_drop(settings.landing, PRODUCTS, date(2017, 4, 30))

@@ -168,9 +168,7 @@ def test_exactly_the_bad_lines_are_quarantined_with_their_rule(settings, deliver
 
 
 def test_a_quarantined_line_is_stored_as_delivered_and_with_every_reason(settings, deliver_day, read_table):
-    deliver_day(
-        [a_line(1), a_line(2, quantity=-5, sales_value=float("inf"), retail_disc=None)], products=PRODUCTS
-    )
+    deliver_day([a_line(1), a_line(2, quantity=-5, sales_value=float("inf"), retail_disc=None)], products=PRODUCTS)
 
     ingest(settings, DAY, DAY, "r1")
 
@@ -375,9 +373,7 @@ def test_a_closed_day_leaves_no_partition_and_a_log_row(settings, deliver, deliv
     assert (alone.days, alone.rows_in) == (1, 0)
 
 
-def test_a_corrected_delivery_replaces_lines_and_quarantine_and_adds_to_the_log(
-    settings, deliver_day, read_table
-):
+def test_a_corrected_delivery_replaces_lines_and_quarantine_and_adds_to_the_log(settings, deliver_day, read_table):
     deliver_day([a_line(1), a_line(2, quantity=-1)], products=PRODUCTS)
     ingest(settings, DAY, DAY, "r1")
     deliver_day([a_line(1), a_line(2, quantity=3)])

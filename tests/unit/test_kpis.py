@@ -16,9 +16,7 @@ from pipelines.settings import Settings
 from pipelines.use_case import Kpi
 from pipelines.use_cases.category_propensity.kpis import KPIS
 
-MARKET = SHOP.model_copy(
-    update={"kpis": KPIS}
-)  # the shop, with the KPIs of category propensity; day 6 is a Sunday
+MARKET = SHOP.model_copy(update={"kpis": KPIS})  # the shop, with the KPIs of category propensity; day 6 is a Sunday
 WEEK = range(7)
 SALES = [(0, 1, 1, "10.00"), (5, 1, 4, "30.00"), (6, 1, 1, "2.50"), (6, 2, 2, "5.50")]
 
@@ -28,19 +26,14 @@ def test_daily_figures_count_that_day_alone(settings: Settings) -> None:
 
     report = compute_kpis(settings, MARKET, day(6), "test")
 
-    figures = {
-        name: report.daily[name]
-        for name in ("revenue_usd", "active_households", "baskets", "basket_value_usd")
-    }
+    figures = {name: report.daily[name] for name in ("revenue_usd", "active_households", "baskets", "basket_value_usd")}
     assert figures == {"revenue_usd": 8.0, "active_households": 2, "baskets": 2, "basket_value_usd": 4.0}
     assert "redemptions" not in report.daily
 
 
 def test_the_week_ends_on_its_sunday_and_counts_fuel_and_redemptions(settings: Settings) -> None:
     sell(settings, *WEEK, purchases=SALES)
-    redeemed = [
-        {"business_date": day(n), "household_id": 1, "coupon_upc": n, "campaign_id": 1} for n in (0, 6)
-    ]
+    redeemed = [{"business_date": day(n), "household_id": 1, "coupon_upc": n, "campaign_id": 1} for n in (0, 6)]
     rows = pa.Table.from_pylist(redeemed, schema=CORE_REDEMPTIONS.schema)
     lake.replace_dates(settings.lake, CORE_REDEMPTIONS.name, rows, first=day(0), last=day(6))
 

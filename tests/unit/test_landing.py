@@ -20,9 +20,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 def delivered(settings: Settings) -> dict[str, list[str]]:
     return {
-        contract: sorted(
-            folder.name.removeprefix("date=") for folder in (settings.landing / contract).glob("*")
-        )
+        contract: sorted(folder.name.removeprefix("date=") for folder in (settings.landing / contract).glob("*"))
         for contract in DROPS
     }
 

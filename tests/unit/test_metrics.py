@@ -114,11 +114,7 @@ def test_paired_interval_of_a_ranking_with_itself_is_zero() -> None:
 
 
 def test_paired_interval_draws_whole_households_and_repeats_itself() -> None:
-    better = [
-        (who, item, True, item == "A", 1.0, 0.9 if item == "A" else 0.5)
-        for who in range(40)
-        for item in "ABC"
-    ]
+    better = [(who, item, True, item == "A", 1.0, 0.9 if item == "A" else 0.5) for who in range(40) for item in "ABC"]
     worse = [
         (*row[:5], 0.1) if row[1] == "A" and row[0] < 10 else row for row in better
     ]  # a quarter of the households is not hit

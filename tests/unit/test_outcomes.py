@@ -22,9 +22,7 @@ def scored(settings: Settings) -> Settings:
 
 def outcomes(settings: Settings) -> list[tuple[object, ...]]:
     rows = rows_of(settings, warehouse.outcomes_table(SHOP))
-    return [
-        (r["household_id"], r["rank"], r["product_category"], r["is_positive"], r["value_usd"]) for r in rows
-    ]
+    return [(r["household_id"], r["rank"], r["product_category"], r["is_positive"], r["value_usd"]) for r in rows]
 
 
 def test_outcomes_hold_every_published_row_with_what_was_bought_inside_the_window(scored: Settings) -> None:

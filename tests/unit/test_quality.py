@@ -40,9 +40,7 @@ def matured(tmp_path: Path, registered: str) -> Settings:
 
 def figures(settings: Settings, version: str) -> dict[str, float]:
     return {
-        row["metric"]: row["value"]
-        for row in rows_of(settings, warehouse.METRICS)
-        if row["model_version"] == version
+        row["metric"]: row["value"] for row in rows_of(settings, warehouse.METRICS) if row["model_version"] == version
     }
 
 
@@ -52,8 +50,7 @@ def test_model_and_rules_are_scored_on_the_same_rows(matured: Settings) -> None:
     def column(name: str) -> list[tuple[object, ...]]:
         rows = scored[name].to_pylist()
         return [
-            (r["household_id"], r["product_category"], r["is_candidate"], r["is_positive"], r["score"])
-            for r in rows
+            (r["household_id"], r["product_category"], r["is_candidate"], r["is_positive"], r["score"]) for r in rows
         ]
 
     assert column("1") == [
@@ -146,9 +143,7 @@ def quality_of(auc: float, ndcg: float) -> Quality:
         (0.80, 0.4899, ["ndcg_at_2"]),
     ],
 )
-def test_alerts_are_a_fallen_auc_and_an_ndcg_below_the_simple_rules(
-    auc: float, ndcg: float, alerts: list[str]
-) -> None:
+def test_alerts_are_a_fallen_auc_and_an_ndcg_below_the_simple_rules(auc: float, ndcg: float, alerts: list[str]) -> None:
     qualities = {
         "1": quality_of(auc, ndcg),
         "rule:frequency": quality_of(0.5, 0.49),

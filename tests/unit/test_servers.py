@@ -90,9 +90,7 @@ def test_a_server_whose_first_process_was_killed_is_still_recalled_and_its_rest_
 def test_a_process_that_was_given_the_number_of_a_server_is_left_alone(settings):
     server = start(settings, POLITE)
     stop_server(settings, server)
-    with subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
-    ) as other:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as other:
         note = settings.home / "servers" / "server.json"
         note.write_text(f'{{"name": "server", "pid": {other.pid}, "created_s": 1.0, "url": "", "log": ""}}')
         assert recall(settings, "server") is None

@@ -40,9 +40,7 @@ def test_each_rule_gives_a_check_and_the_rows_that_broke_it():
 def test_more_failing_rows_than_the_examples_are_all_given():
     frame = pd.DataFrame({"score": [-1.0] * 500 + [0.5]})
 
-    validation = validate(
-        frame, [gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0)], where="a test"
-    )
+    validation = validate(frame, [gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0)], where="a test")
 
     (rows,) = validation.failing_rows.values()
     assert rows == tuple(range(500))

@@ -31,9 +31,7 @@ def _gaps(prefix: str) -> dict[str, str]:
 def _gap_shape(prefix: str, since: str) -> dict[str, str]:
     return {
         f"{prefix}gap_days_mean": "_gap_sum / nullif(_gaps, 0)",
-        f"{prefix}gap_days_std": (
-            "sqrt(greatest(_gap_squares * _gaps - _gap_sum * _gap_sum, 0)) / nullif(_gaps, 0)"
-        ),
+        f"{prefix}gap_days_std": ("sqrt(greatest(_gap_squares * _gaps - _gap_sum * _gap_sum, 0)) / nullif(_gaps, 0)"),
         f"{prefix}gaps_since_last": f"{since} * _gaps / nullif(_gap_sum, 0)",
     }
 

@@ -35,8 +35,7 @@ KPIS = (
         name="basket_value_usd",
         meaning="revenue_usd per basket",
         unit="usd",
-        sql=f"SELECT sum(sales_usd) / nullif(count(DISTINCT basket_id), 0) FROM core__transactions "
-        f"WHERE {PERIOD}",
+        sql=f"SELECT sum(sales_usd) / nullif(count(DISTINCT basket_id), 0) FROM core__transactions WHERE {PERIOD}",
     ),
     Kpi(
         name="redemptions",
