@@ -1,0 +1,215 @@
+"""`nightjar`: every step without Airflow, for one use case and one date."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipelines.errors import BadInput, NightjarError
+from pipelines.settings import Settings, load_settings
+from pipelines.steps import CLI_RUN
+from pipelines.use_case import UseCase
+from pipelines.use_cases import get_use_case, load_use_cases
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode="rich")
+console = Console(highlight=False)
+_ISO = ["%Y-%m-%d"]
+
+Day = Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date")]
+First = Annotated[datetime, typer.Option("--from", formats=_ISO, help="First business date")]
+Last = Annotated[datetime, typer.Option("--to", formats=_ISO, help="Last business date")]
+Name = Annotated[str, typer.Option("--use-case", help="Which prediction task")]
+DEFAULT = "category_propensity"
+
+
+@app.command()
+def land(first: First, last: Last) -> None:
+    """Play the upstream system: drop its files of each day into landing.
+
+    Example: nightjar land --from 2017-01-01 --to 2017-11-18
+    """
+    from pipelines.landing import land
+
+    settings = load_settings()
+    with _bar("landing, days") as progress:
+        _print(land(settings, first.date(), last.date(), progress))
+
+
+@app.command()
+def ingest(first: First, last: Last) -> None:
+    """Check the drops of each day and replace that day in the core tables.
+
+    Example: nightjar ingest --from 2017-11-19 --to 2017-11-20
+    """
+    from pipelines.ingest import ingest
+
+    _print(ingest(load_settings(), first.date(), last.date(), CLI_RUN))
+
+
+@app.command()
+def features(day: Day, name: Name = DEFAULT) -> None:
+    """Build the feature snapshot as of the end of a date.
+
+    Example: nightjar features --date 2017-11-19
+    """
+    from pipelines.features import build_features
+
+    settings, use_case = _ready(name)
+    _print(build_features(settings, use_case, day.date(), CLI_RUN))
+
+
+@app.command()
+def train(day: Day, name: Name = DEFAULT) -> None:
+    """Train on what was known at the end of a date, register the model, and promote it if it deserves it.
+
+    Example: nightjar train --date 2017-11-12
+    """
+    from pipelines.promotion import promote
+    from pipelines.training import train
+
+    settings, use_case = _ready(name)
+    with _bars() as progress:
+        report = train(settings, use_case, day.date(), CLI_RUN, progress)
+    _print_quality(use_case, report.quality)
+    _print(promote(settings, use_case, report.model_version, CLI_RUN))
+
+
+@app.command()
+def score(day: Day, name: Name = DEFAULT) -> None:
+    """Build the features of a date, score every candidate, and publish the best of each list.
+
+    Example: nightjar score --date 2017-11-19
+    """
+    from pipelines.features import build_features
+    from pipelines.publishing import publish
+    from pipelines.scoring import score
+
+    settings, use_case = _ready(name)
+    _print(build_features(settings, use_case, day.date(), CLI_RUN))
+    scored = score(settings, use_case, day.date(), CLI_RUN)
+    _print(scored)
+    _print(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
+
+
+@app.command()
+def monitor(day: Day, name: Name = DEFAULT) -> None:
+    """Record outcomes, measure quality and drift, compute KPIs, and decide on retraining.
+
+    Example: nightjar monitor --date 2017-11-19
+    """
+    from pipelines import monitoring
+
+    settings, use_case = _ready(name)
+    for step in (
+        monitoring.record_outcomes,
+        monitoring.measure_quality,
+        monitoring.measure_drift,
+        monitoring.compute_kpis,
+        monitoring.decide_retraining,
+    ):
+        _print(step(settings, use_case, day.date(), CLI_RUN))
+
+
+@app.command()
+def backtest(
+    train_date: Annotated[datetime, typer.Option(formats=_ISO, help="Last date known to training")],
+    first: First,
+    last: Last,
+    name: Name = DEFAULT,
+) -> None:
+    """Train at one date, score later ones a week apart, and compare with the simple rules; nothing is published.
+
+    Example: nightjar backtest --train-date 2017-11-12 --from 2017-11-19 --to 2017-12-24
+    """
+    from pipelines.backtest import backtest, weekly
+
+    settings, use_case = _ready(name)
+    with _bars() as progress:
+        report = backtest(settings, use_case, train_date.date(), weekly(first.date(), last.date()), progress)
+    _print_quality(use_case, {model: found.named(use_case.top_n) for model, found in report.quality.items()})
+    gain = report.gain
+    console.print(
+        f"{report.rows:,} rows; NDCG over {report.best_rule}: {gain.difference:+.4f}, "
+        f"95 % interval by household \\[{gain.low:+.4f}, {gain.high:+.4f}]"
+    )
+
+
+def main() -> None:
+    """Run the command; a named error is printed whole and ends with exit code 2 (bad input) or 1."""
+    try:
+        app()
+    except NightjarError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the terminal is where this error belongs
+        sys.exit(2 if isinstance(error, BadInput) else 1)
+
+
+def _ready(name: str) -> tuple[Settings, UseCase]:
+    from pipelines.warehouse import create_tables
+
+    settings = load_settings()
+    use_case = get_use_case(name, settings)
+    create_tables(settings, list(load_use_cases(settings).values()))
+    return settings, use_case
+
+
+def _print(report: object) -> None:
+    shown = asdict(report)  # type: ignore[call-overload]  # every step's report is a dataclass
+    title = type(report).__name__.removesuffix("Report").lower()
+    console.print(f"[bold]{title}[/] " + " · ".join(f"{key} {_show(value)}" for key, value in shown.items()))
+
+
+def _show(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _print_quality(use_case: UseCase, quality: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(next(iter(quality.values())))
+    table = Table("", *names, title=use_case.title)
+    for model, figures in quality.items():
+        table.add_row(model, *(f"{figures[name]:.4f}" if name in figures else "–" for name in names))
+    console.print(table)
+
+
+def _columns() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told how much is done, and of how much."""
+    with _columns() as shown:
+        task = shown.add_task(title)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars by name, each shown from its first report on."""
+    with _columns() as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def update(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = shown.add_task(title)
+            shown.update(tasks[title], completed=done, total=total)
+
+        yield update
+
+
+if __name__ == "__main__":
+    main()
