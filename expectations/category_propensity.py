@@ -28,8 +28,12 @@ def published_scores() -> list[Expectation]:
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("household_id", "score", "rank")),
         gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0, max_value=1),
         gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, max_value=TOP_N),
-        gxe.ExpectColumnPairValuesToBeEqual(column_A="rank", column_B="expected_rank"),
-        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="previous_score", column_B="score", or_equal=True),
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="rank", column_B="expected_rank", ignore_row_if="either_value_is_missing"
+        ),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A="previous_score", column_B="score", or_equal=True, ignore_row_if="either_value_is_missing"
+        ),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["household_id", "product_category"]),
         gxe.ExpectColumnValuesToNotBeInSet(column="product_category", value_set=EXCLUDED),
         gxe.ExpectColumnValuesToBeInSet(column="score_source", value_set=["champion", "baseline", "cold_start"]),

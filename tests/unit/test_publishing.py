@@ -1,0 +1,124 @@
+"""Publishing: readers see the best rows, once, and never a refused set."""
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from corner_shop import SHOP, day, rows_of, sell, snapshot
+
+from pipelines import lake, warehouse
+from pipelines.errors import ChecksFailed, MissingPartition
+from pipelines.publishing import publish
+from pipelines.scoring import cold_start_rows, rank_candidates
+
+SCORES = warehouse.scores_table(SHOP)
+# Household 1 has three candidates of which two are published; household 2 has one.
+GOOD = [(1, "BREAD", 0.9, 1), (1, "BEER", 0.6, 2), (1, "MILK", 0.2, 3), (2, "BEER", 0.4, 1)]
+
+
+@pytest.fixture
+def shop(settings):
+    """The shop at the end of day 0: two households have shopped."""
+    sell(settings, 0, purchases=[(0, 1, 2, "9.00"), (0, 1, 3, "5.00"), (0, 1, 1, "1.00"), (0, 2, 3, "1.00")])
+    return settings
+
+
+def _keep(settings, rows, version="1"):
+    table = [
+        {
+            "as_of": day(0),
+            "model_version": version,
+            "household_id": who,
+            "product_category": what,
+            "score": score,
+            "rank": rank,
+            "score_source": "champion",
+            "feature_version": "f1",
+        }
+        for who, what, score, rank in rows
+    ]
+    where = f"as_of = '{day(0)}' AND model_version = '{version}'"
+    lake.replace_where(
+        settings.lake,
+        SHOP.scores_table,
+        pa.Table.from_pylist(table),
+        predicate=where,
+        partition_by=["as_of", "model_version"],
+    )
+
+
+def _published(settings):
+    return [(row["household_id"], row["product_category"], row["rank"]) for row in rows_of(settings, SCORES)]
+
+
+def test_publish_puts_the_top_n_of_each_household_before_readers(shop):
+    _keep(shop, GOOD)
+    report = publish(shop, SHOP, day(0), "run-1", "1")
+    assert (report.rows, report.entities, report.is_changed) == (3, 2, True)
+    assert _published(shop) == [(1, "BREAD", 1), (1, "BEER", 2), (2, "BEER", 1)]
+    with warehouse.open_warehouse(shop) as connection:
+        latest = connection.execute(sa.text("SELECT count(*) FROM scores__corner_shop_latest")).scalar()
+    assert latest == 3
+
+
+def test_publishing_the_same_rows_again_changes_nothing_and_logs_nothing(shop):
+    _keep(shop, GOOD)
+    publish(shop, SHOP, day(0), "run-1", "1")
+    again = publish(shop, SHOP, day(0), "run-2", "1")
+    assert not again.is_changed
+    assert {row["run_id"] for row in rows_of(shop, SCORES)} == {"run-1"}
+    assert len(rows_of(shop, warehouse.PUBLISH_LOG)) == 1
+
+
+def test_publishing_another_model_replaces_the_whole_date(shop):
+    _keep(shop, GOOD)
+    publish(shop, SHOP, day(0), "run-1", "1")
+    _keep(shop, [(1, "MILK", 0.5, 1), (2, "BEER", 0.4, 1)], version="2")
+    assert publish(shop, SHOP, day(0), "run-2", "2").is_changed
+    assert _published(shop) == [(1, "MILK", 1), (2, "BEER", 1)]
+    assert {row["model_version"] for row in rows_of(shop, SCORES)} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ([(1, "BREAD", 1.9, 1), (2, "BEER", 0.4, 1)], "score"),
+        ([(1, "BREAD", 0.5, 1), (1, "BEER", 0.9, 2), (2, "BEER", 0.4, 1)], "previous_score"),
+        ([(1, "BREAD", 0.5, 2), (2, "BEER", 0.4, 1)], "rank"),
+        ([(1, "FUEL", 0.5, 1), (2, "BEER", 0.4, 1)], "product_category"),
+        ([(1, "BREAD", 0.5, 1)], "score"),  # household 2 is missing
+    ],
+)
+def test_a_faulty_set_is_refused_and_readers_keep_the_last_one(shop, fault, named):
+    _keep(shop, GOOD)
+    publish(shop, SHOP, day(0), "run-1", "1")
+    before = rows_of(shop, SCORES)
+    _keep(shop, fault, version="2")
+    with pytest.raises(ChecksFailed) as refused:
+        publish(shop, SHOP, day(0), "run-2", "2")
+    assert named in str(refused.value)
+    assert rows_of(shop, SCORES) == before
+
+
+def test_publishing_what_was_never_scored_is_an_error_with_the_remedy(shop):
+    with pytest.raises(MissingPartition, match="nightjar score"):
+        publish(shop, SHOP, day(0), "run-1", "7")
+
+
+def test_ranks_run_from_one_and_ties_are_broken_by_the_item(settings):
+    rows = pa.Table.from_pylist(
+        [
+            {"household_id": 1, "product_category": "MILK", "score": 0.5},
+            {"household_id": 1, "product_category": "BEER", "score": 0.5},
+            {"household_id": 1, "product_category": "BREAD", "score": 0.7},
+        ]
+    )
+    ranked = rank_candidates(settings, SHOP, rows).to_pylist()
+    assert [(row["product_category"], row["rank"]) for row in ranked] == [("BREAD", 1), ("BEER", 2), ("MILK", 3)]
+
+
+def test_an_active_household_without_candidates_gets_the_popular_categories(shop):
+    snapshot(shop, 0)
+    rows = cold_start_rows(shop, SHOP, day(0), pa.table({"household_id": pa.array([1], pa.int64())})).to_pylist()
+    assert [(row["household_id"], row["product_category"], row["score_source"]) for row in rows] == [
+        (2, "MILK", "cold_start")
+    ]
