@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -19,11 +20,14 @@ def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def year_copy(until: date | None = None, **chosen: object) -> Settings:
         settings = Settings(home=tmp_path_factory.mktemp("home"), **chosen)
-        with sqlite3.connect(year.home / "warehouse.db") as source:
-            with sqlite3.connect(settings.home / "warehouse.db") as copy:
-                source.backup(copy)
-                if until:
-                    copy.execute("DELETE FROM ops__ingest_log WHERE business_date > ?", [str(until)])
+        with (
+            closing(sqlite3.connect(year.home / "warehouse.db")) as source,
+            closing(sqlite3.connect(settings.home / "warehouse.db")) as copy,
+        ):
+            source.backup(copy)
+            if until:
+                copy.execute("DELETE FROM ops__ingest_log WHERE business_date > ?", [str(until)])
+                copy.commit()
         for table in year.lake.glob("core__*"):
             shutil.copytree(table, settings.lake / table.name, copy_function=os.link)
             if until:
