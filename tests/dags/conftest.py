@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from pipelines.airflow_server import airflow_environment
 from pipelines.settings import PROJECT, Settings
@@ -49,13 +50,31 @@ def read_dags(settings, monkeypatch):
 
 
 @pytest.fixture
+def events_of(airflow_database):
+    """The asset events that a run emitted: name, partition key and facts."""
+
+    def events_of(run_id):
+        from airflow.models.asset import AssetEvent
+        from airflow.settings import Session
+
+        query = sa.select(AssetEvent).where(AssetEvent.source_run_id == run_id)
+        with Session() as session:
+            return [(event.asset.name, event.partition_key, event.extra) for event in session.scalars(query)]
+
+    return events_of
+
+
+@pytest.fixture
 def run_dag(airflow_database, read_dags, monkeypatch):
-    """Runs a DAG in this process, for a partition key or with params; gives the state of each task."""
+    """Runs a DAG in this process, for a partition key or with params; gives its tasks by their ids.
+
+    Tasks whose id matches `mark_success` are not run but taken as done.
+    """
     from airflow.models import dagrun
 
     create = dagrun.get_or_create_dagrun
 
-    def run_dag(dag_id, partition_key=None, variables=None, **params):
+    def run_dag(dag_id, partition_key=None, variables=None, mark_success=None, **params):
         def create_with_key(**arguments):
             run = create(**arguments)
             run.partition_key = partition_key
@@ -64,7 +83,8 @@ def run_dag(airflow_database, read_dags, monkeypatch):
 
         # DAG.test() takes no partition key; this is the only way to give its run one.
         monkeypatch.setattr(dagrun, "get_or_create_dagrun", create_with_key)
-        run = read_dags(**(variables or {})).dags[dag_id].test(logical_date=None, run_conf=params)
+        dag = read_dags(**(variables or {})).dags[dag_id]
+        run = dag.test(logical_date=None, run_conf=params, mark_success_pattern=mark_success)
         return {instance.task_id: instance for instance in run.get_task_instances()}
 
     return run_dag

@@ -3,7 +3,6 @@
 from datetime import date, datetime
 
 import pytest
-import sqlalchemy as sa
 
 from pipelines import lake
 
@@ -37,15 +36,15 @@ def delivered(settings, deliver):
     return settings
 
 
-def test_a_night_ingests_the_business_date_of_its_key_and_tells_the_readers_of_the_asset(delivered, run_dag):
+def test_a_night_ingests_the_business_date_of_its_key_and_tells_the_readers_of_the_asset(delivered, run_dag, events_of):
     tasks = run_dag("ingest", "2017-05-06")
     assert {name: task.state for name, task in tasks.items()} == {"ingest_day": "success"}
     assert lake.dates_of(delivered.lake, "core__transactions") == [DAY]
-    assert events_of(tasks["ingest_day"].run_id) == [("core__transactions", "2017-05-06")]
+    assert events_of(tasks["ingest_day"].run_id) == [("core__transactions", "2017-05-06", {})]
 
 
 @pytest.mark.parametrize("key", [None, "2017-5-6", "20170506", "yesterday", "2017-02-30", "2017-05-06T00"])
-def test_a_key_that_is_no_business_date_fails_at_once_with_a_named_error(settings, run_dag, capfd, key):
+def test_a_key_that_is_no_business_date_fails_at_once_with_a_named_error(settings, run_dag, events_of, capfd, key):
     tasks = run_dag("ingest", key)
     assert (tasks["ingest_day"].state, tasks["ingest_day"].try_number) == ("failed", 1)
     assert "InvalidRunParameter: the run names no business date" in capfd.readouterr().out
@@ -73,12 +72,3 @@ def test_bootstrap_refuses_dates_that_are_out_of_order(run_dag, capfd):
     tasks = run_dag("bootstrap", first_date="2017-05-01", train_date="2017-11-12", last_date="2017-11-11")
     assert tasks["land_files"].state == "failed"
     assert "first_date <= train_date <= last_date" in capfd.readouterr().out
-
-
-def events_of(run_id):
-    from airflow.models.asset import AssetEvent
-    from airflow.settings import Session
-
-    query = sa.select(AssetEvent).where(AssetEvent.source_run_id == run_id)
-    with Session() as session:
-        return [(event.asset.name, event.partition_key) for event in session.scalars(query)]
