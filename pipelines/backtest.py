@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
+from pipelines.cross_validation import MODEL
 from pipelines.features import build_features
 from pipelines.labels import build_labels
 from pipelines.metrics import Interval, Quality, paired_interval, quality
@@ -14,8 +15,6 @@ from pipelines.settings import Settings
 from pipelines.training import Progress, fit
 from pipelines.training_set import labelled_candidates, missed_positives, scored_table, with_rules
 from pipelines.use_case import UseCase
-
-MODEL = "model"
 
 
 @dataclass(frozen=True)

@@ -174,9 +174,9 @@ def _night(follower: Follower, use_cases: Sequence[UseCase], night: date) -> Non
 
 def _load_libraries() -> None:
     """Import, while the nights run, what the summary needs (7 s)."""
-    import mlflow  # noqa: F401
+    import mlflow  # noqa: F401  # imported to be warm, used by the summary
 
-    from pipelines import summary  # noqa: F401
+    from pipelines import summary  # noqa: F401  # likewise
 
 
 def _headline(text: str) -> None:

@@ -1,10 +1,8 @@
 """Will a household buy from a product category within the next seven days?"""
 
 from pipelines.use_case import SimpleRule, UseCase
-from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGORY, HOUSEHOLD, PAIR
+from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGORY, EXCLUDED, HOUSEHOLD, PAIR
 from pipelines.use_cases.category_propensity.kpis import KPIS
-
-EXCLUDED = ("COUPON/MISC ITEMS", "FUEL", "COUPON", "COUPONS/STORE & MFG")
 
 USE_CASE = UseCase(
     name="category_propensity",

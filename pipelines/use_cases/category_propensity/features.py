@@ -6,6 +6,7 @@ weigh a purchase day by exp(-age / days) in integer millionths, so that sums do 
 
 from pipelines.use_case import BaseTable, FeatureTable
 
+EXCLUDED = ("COUPON/MISC ITEMS", "FUEL", "COUPON", "COUPONS/STORE & MFG")  # categories that nobody is offered
 LONG = 168  # days; the widest window, so that nothing grows with the length of the history
 
 
@@ -60,7 +61,7 @@ BASE_TABLES = (
                        sum(cents) AS cents, sum(discount_cents) AS discount_cents
                 FROM lines
                 WHERE product_category IS NOT NULL AND product_category NOT IN
-                      ('COUPON/MISC ITEMS', 'FUEL', 'COUPON', 'COUPONS/STORE & MFG')
+                      {EXCLUDED}
                 GROUP BY ALL
             )
         """,
