@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import sync_playwright
 
+from local_stack.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
+from local_stack.servers import recall, stop_server
 from pipelines import warehouse
-from pipelines.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
-from pipelines.servers import recall, stop_server
 from pipelines.settings import PREFIX, PROJECT, Settings
 from pipelines.use_cases import load_use_cases
 
@@ -29,7 +29,7 @@ def settings(tmp_path_factory):
     given = os.environ.get(HOME_VARIABLE)
     settings = Settings(home=Path(given) if given else tmp_path_factory.mktemp("browser") / "var")
     if not (settings.home / "warehouse.db").exists():
-        command = [sys.executable, "-m", "pipelines.demo", "run"]
+        command = [sys.executable, "-m", "local_stack", "run"]
         done = subprocess.run(command, cwd=PROJECT, env=os.environ | {f"{PREFIX}HOME": str(settings.home)}, check=False)
         assert done.returncode == 0
     return settings

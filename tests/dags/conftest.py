@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipelines.airflow_server import airflow_environment
+from local_stack.airflow_server import airflow_environment
 from pipelines.settings import PROJECT, Settings
 
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="nightjar-airflow-"))

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import CronPartitionTimetable, PartitionedAssetTimetable, RetryAction
 from airflow.sdk.exceptions import ParamValidationError
 
-from pipelines.airflow_server import POOL
+from local_stack.airflow_server import POOL
 from pipelines.errors import BadInput, EngineFailure, MissingDrop, NoChampion
 from pipelines.settings import PROJECT, Settings
 from pipelines.use_cases import load_use_cases

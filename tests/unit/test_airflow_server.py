@@ -1,8 +1,8 @@
 import json
 import stat
 
-from pipelines.airflow_runs import last_error
-from pipelines.airflow_server import airflow_environment, private_keys
+from local_stack.airflow_runs import last_error
+from local_stack.airflow_server import airflow_environment, private_keys
 
 
 def test_keys_are_drawn_once_for_a_home_and_differ_between_homes(settings, tmp_path):

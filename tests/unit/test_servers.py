@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from local_stack.servers import family, free_port, is_running, recall, start_server, stop_server
 from pipelines.errors import AlreadyRunning
-from pipelines.servers import family, free_port, is_running, recall, start_server, stop_server
 
 # A server that starts a child of its own and, when told to stop by SIGINT, takes the child with it.
 POLITE = """

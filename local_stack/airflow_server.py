@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import httpx
 
+from local_stack.servers import LOOPBACK, Server, free_port, is_running, start_server
 from pipelines.errors import EngineFailure
-from pipelines.servers import LOOPBACK, Server, free_port, is_running, start_server
 from pipelines.settings import PREFIX, PROJECT, Settings
 
 NAME = "airflow"

@@ -14,11 +14,11 @@ import httpx
 import typer
 from rich.console import Console
 
-from pipelines.airflow_runs import Follower, print_step, waiting
-from pipelines.airflow_server import NAME as AIRFLOW
-from pipelines.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
+from local_stack.airflow_runs import Follower, print_step, waiting
+from local_stack.airflow_server import NAME as AIRFLOW
+from local_stack.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
+from local_stack.servers import LOOPBACK, Server, free_port, is_running, recall, start_server, stop_server
 from pipelines.errors import EngineFailure, NightjarError
-from pipelines.servers import LOOPBACK, Server, free_port, is_running, recall, start_server, stop_server
 from pipelines.settings import Settings, load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -50,7 +50,7 @@ def run() -> None:
                     _night(follower, use_cases, night)
         finally:
             _stop(settings, server)
-        from pipelines.summary import show_places, show_summary
+        from local_stack.summary import show_places, show_summary
 
         for use_case in use_cases:
             show_summary(console, settings, use_case, NIGHTS[-1])
@@ -176,7 +176,7 @@ def _load_libraries() -> None:
     """Import, while the nights run, what the summary needs (7 s)."""
     import mlflow  # noqa: F401  # imported to be warm, used by the summary
 
-    from pipelines import summary  # noqa: F401  # likewise
+    from local_stack import summary  # noqa: F401  # likewise
 
 
 def _headline(text: str) -> None:

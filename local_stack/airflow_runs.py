@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.airflow_server import Airflow, DagRun, TaskRun
+from local_stack.airflow_server import Airflow, DagRun, TaskRun
 from pipelines.errors import RunFailed
 from pipelines.settings import Settings
 

@@ -1,0 +1,1 @@
+"""What the steps cost, measured on real data."""
