@@ -41,10 +41,9 @@ def expected_calibration_error(is_positive: NDArray[np.bool_], probability: Vect
     Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3, for the positive class.
     """
     bins = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
-    rows = np.bincount(bins, minlength=ECE_BINS)
     predicted = np.bincount(bins, weights=probability, minlength=ECE_BINS)
     observed = np.bincount(bins, weights=is_positive, minlength=ECE_BINS)
-    return float(np.abs(predicted - observed).sum() / rows.sum())
+    return float(np.abs(predicted - observed).sum()) / len(bins)
 
 
 def lists_of(use_case: UseCase, scored: pa.Table) -> pd.DataFrame:
