@@ -34,13 +34,13 @@ lock: $(STAMP) ## resolve requirements*.in again, for Python 3.11 to 3.13
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements-dev.in -o requirements-dev.txt
 
 run: $(STAMP) ## history, first champion and two nights through Airflow, on real data; prints what came of it
-	@$(BIN)/python -m local_stack run
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack run
 
 up: $(STAMP) ## start Airflow and MLflow and leave them running
-	@$(BIN)/python -m local_stack up
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack up
 
 down: $(STAMP) ## stop what `make up` started
-	@$(BIN)/python -m local_stack down
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack down
 
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
@@ -54,7 +54,7 @@ test-deploy: $(STAMP) ## the checks in a real browser; as root it installs Debia
 	@$(BIN)/python -m pytest -q -m browser
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
-	@$(BIN)/python -m benchmarks
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks
 
 format: $(STAMP) ## put code into the project's form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

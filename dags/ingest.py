@@ -2,7 +2,8 @@
 
 **What** Finds the drops of the date, checks their manifests and schemas, validates every row with Great
 Expectations, puts the rows that break a rule into quarantine, replaces the partition of the date, and wakes
-`score__<use case>` for the same date.
+`score__<use case>` for the same date. Looks again at the drops of the late window before: a file corrected since,
+and lines that came late, reach their own date, and the dates that they reach are scored anew.
 
 **When, and why then** Every night at 05:00 in the stores' time zone, for the business date that ended at
 midnight: all tills have closed and delivered by then. For another date, trigger it with a partition key
@@ -20,7 +21,7 @@ Until then readers see the scores of the day before.
 
 from airflow.sdk import DAG, CronPartitionTimetable, task
 
-from nightjar_dags import CORE_TRANSACTIONS, PLATFORM_OWNER, dag_arguments, plain, run_date, schedule_end
+from nightjar_dags import CORE_TRANSACTIONS, PLATFORM_OWNER, announce, dag_arguments, plain, run_date, schedule_end
 from pipelines.settings import load_settings
 
 SETTINGS = load_settings()
@@ -36,10 +37,13 @@ with DAG(
 
     @task(outlets=[CORE_TRANSACTIONS])
     def ingest_day() -> object:
-        """Check and validate the drops of the business date and replace its partition of the core tables."""
+        """Settle the business date, and anew the days before it that late lines or a corrected file reach."""
         from pipelines.ingest import ingest
 
         day, run_id = run_date()
-        return plain(ingest(SETTINGS, day, day, run_id))
+        report = ingest(SETTINGS, day, day, run_id)
+        for affected in report.affected:
+            announce(CORE_TRANSACTIONS, affected)
+        return plain(report)
 
     ingest_day()

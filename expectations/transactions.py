@@ -6,6 +6,7 @@ from great_expectations.expectations.row_conditions import Column
 
 from pipelines.contracts import TRANSACTIONS_DROP
 
+LATE = "late"  # too late to count; says nothing about the quality of the delivery
 MAX_QUANTITY = 100
 AMOUNTS = ("sales_value", "retail_disc", "coupon_disc", "coupon_match_disc")
 MAX_AMOUNT_USD = 9_999_999_999  # what decimal(12, 2) holds
@@ -20,24 +21,33 @@ MIN_QUARANTINED_LINES_FOR_SHARE = 10
 def row_expectations() -> list[Expectation]:
     """Rules for a delivered line; the first that it breaks is its reason for quarantine.
 
-    Sees the delivered columns, the drop's `business_date`, the purchase's `local_date` in the stores' zone,
-    `is_fuel`, and `is_basket_consistent`: its basket has one household, one store and one time.
+    Sees the delivered columns, the `business_date` on which the line is to count, the purchase's `local_date` in the
+    stores' zone, `is_readable`, `is_fuel`, `is_in_late_window`, `is_line_unique` (no other line of its drop, or of an
+    earlier one, says otherwise) and `is_basket_consistent`: its basket has one household, one store and one time.
     """
     return [
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_readable",
+            value_set=[True],
+            **_rule("values_readable", "every value is of its column's type"),
+        ),
         *(
             gxe.ExpectColumnValuesToNotBeNull(column=name, **_rule(f"{name}_not_null", f"{name} is given"))
             for name in TRANSACTIONS_DROP.schema.names
         ),
-        gxe.ExpectCompoundColumnsToBeUnique(
-            column_list=["business_date", "basket_id", "product_id"],
-            ignore_row_if="any_value_is_missing",
-            **_rule("line_unique", "a product is in a basket once"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_line_unique", value_set=[True], **_rule("line_unique", "a product is in a basket once")
         ),
         *_range_expectations(),
         gxe.ExpectColumnValuesToBeInSet(
             column="is_basket_consistent",
             value_set=[True],
             **_rule("basket_consistent", "a basket has one household, one store and one time"),
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_in_late_window",
+            value_set=[True],
+            **_rule(LATE, "the purchase was delivered within the late window"),
         ),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="local_date",

@@ -90,7 +90,7 @@ def drift(settings: Settings, use_case: UseCase, score_date: date, limit: int = 
 def show_places(console: Console, settings: Settings, use_case: UseCase) -> None:
     """Print where tables, logs and pages are, and how to ask them."""
     database = sa.make_url(settings.warehouse)
-    snapshots = f"{settings.lake}/{use_case.feature_tables[0].name}/*/*.parquet"
+    snapshots = f"{settings.lake.folder}/{use_case.feature_tables[0].name}/*/*.parquet"
     lake_query = f"import duckdb; print(duckdb.sql(\"SELECT * FROM '{snapshots}' LIMIT 10\"))"
     latest = f"SELECT * FROM {use_case.scores_table}_latest LIMIT 10"
     ask = shlex.join(["sqlite3", "-box", str(database.database), latest])
@@ -98,7 +98,7 @@ def show_places(console: Console, settings: Settings, use_case: UseCase) -> None
     places = {
         "warehouse": database.render_as_string(hide_password=True),
         "  ask it with": ask if is_file else "any SQL client",
-        "lake": f"{settings.lake} (Delta tables; features__* are Parquet)",
+        "lake": f"{settings.lake.uri} (Delta tables; features__* are Parquet)",
         "  ask it by": shlex.join([sys.executable, "-c", lake_query]),
         "MLflow's store": settings.mlflow_store,
         "logs of tasks": str(settings.home / "airflow" / "logs"),

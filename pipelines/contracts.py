@@ -63,7 +63,7 @@ CORE_TRANSACTIONS = TableContract(
     "core__transactions",
     (
         _DAY,
-        Column("household_id", pa.int64(), "Household that holds the loyalty card"),
+        Column("household_id", pa.int64(), "Pseudonym of the household that holds the loyalty card"),
         Column("store_id", pa.int64(), "Store"),
         Column("basket_id", pa.int64(), "One purchase occasion"),
         Column("product_id", pa.int64(), "Product; may be absent from core__products"),
@@ -80,11 +80,12 @@ QUARANTINE_TRANSACTIONS = TableContract(
     "quarantine__transactions",
     (
         _DAY,
+        Column("household_id", pa.int64(), "Pseudonym of the household; null where the row names none"),
         Column("rule_id", pa.string(), "The first rule that the row broke"),
         Column("reason", pa.string(), "Every rule that it broke, in words"),
         Column("source_file", pa.string(), "Path of the delivered file below landing"),
         Column("source_line", pa.int64(), "Row number in that file, from 0"),
-        Column("row_json", pa.string(), "The whole row as delivered, as JSON"),
+        Column("row_json", pa.string(), "The whole row as delivered, as JSON; the household by its pseudonym"),
     ),
     key=("source_file", "source_line"),
 )

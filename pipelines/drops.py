@@ -1,26 +1,21 @@
 """What the upstream system delivered: finds the drops in landing and checks that each is as agreed."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.contracts import SCHEMA_VERSION, DropContract
 from pipelines.errors import (
     DateOutsideData,
     EmptyDay,
-    MissingColumn,
     MissingDrop,
     MissingManifest,
-    UnreadableFile,
     WrongManifest,
-    WrongType,
 )
+from pipelines.storage import Location
 
 MANIFEST = "manifest.json"
 
@@ -30,10 +25,11 @@ class DeliveredFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*\.(parquet|csv|csv\.gz)$")
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    encoding: Literal["utf-8", "utf-8-sig", "latin-1"] = "utf-8"  # of a CSV file; utf-8-sig begins with a BOM
 
 
 class Manifest(BaseModel):
@@ -54,26 +50,17 @@ class Drop:
 
     contract: DropContract
     business_date: date
-    folder: Path
+    landing: Location
     manifest: Manifest
-
-    @property
-    def paths(self) -> list[Path]:
-        """The delivered files."""
-        return [self.folder / file.name for file in self.manifest.files]
 
     @property
     def rows(self) -> int:
         """Rows over all files."""
         return sum(file.rows for file in self.manifest.files)
 
-    @property
-    def sha256(self) -> str | None:
-        """Hash of the delivered file; of the files' hashes where there are several; none without a file."""
-        hashes = [file.sha256 for file in self.manifest.files]
-        if len(hashes) > 1:
-            return hashlib.sha256("".join(hashes).encode()).hexdigest()
-        return hashes[0] if hashes else None
+    def name_of(self, file: DeliveredFile) -> str:
+        """Name of a delivered file below landing."""
+        return f"{drop_name(self.contract, self.business_date)}/{file.name}"
 
 
 def days_between(first: date, last: date) -> list[date]:
@@ -93,12 +80,12 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
-def drop_folder(landing: Path, contract: DropContract, day: date) -> Path:
-    """Folder into which a drop is delivered."""
-    return landing / contract.name / f"date={day}"
+def drop_name(contract: DropContract, day: date) -> str:
+    """Where below landing a drop is delivered."""
+    return f"{contract.name}/date={day}"
 
 
-def find_drops(landing: Path, contract: DropContract, first: date, last: date) -> list[Drop]:
+def find_drops(landing: Location, contract: DropContract, first: date, last: date) -> list[Drop]:
     """The drops from `first` to `last`, by date; a daily contract has one for each date.
 
     Raises:
@@ -106,169 +93,110 @@ def find_drops(landing: Path, contract: DropContract, first: date, last: date) -
         MissingManifest, WrongManifest: a delivery is not finished, or contradicts itself.
         EmptyDay: an open day without rows.
     """
+    days = days_between(first, last)
+    names = landing.names(_common_start(drop_name(contract, first), drop_name(contract, last)))
+    delivered = {name.rpartition("/")[0] for name in names}
     drops = []
-    for day in days_between(first, last):
-        folder = drop_folder(landing, contract, day)
-        if folder.is_dir():
-            drops.append(_read_drop(folder, contract, day))
+    for day in days:
+        if drop_name(contract, day) in delivered:
+            drops.append(read_drop(landing, contract, day))
         elif contract.is_daily:
             raise MissingDrop(
                 f"{contract.name} of {day} were not delivered",
-                where=str(folder),
+                where=landing.uri_of(drop_name(contract, day)),
                 expected=f"a folder with {MANIFEST}",
                 found="no folder",
-                remedy=_deliver_again(day),
+                remedy=deliver_again(day),
             )
     return drops
 
 
-def newest_drop(landing: Path, contract: DropContract, up_to: date) -> Drop:
+def newest_drop(landing: Location, contract: DropContract, up_to: date) -> Drop:
     """The last drop delivered for `up_to` or an earlier date.
 
     Raises:
         MissingDrop: there is none.
     """
-    wanted = drop_folder(landing, contract, up_to)
-    folders = [folder for folder in wanted.parent.glob("date=????-??-??") if folder.name <= wanted.name]
+    names = landing.names(f"{contract.name}/date=")
+    wanted = drop_name(contract, up_to)
+    folders = [folder for folder in {name.rpartition("/")[0] for name in names} if folder <= wanted]
     if not folders:
         raise MissingDrop(
             f"no {contract.name} were delivered up to {up_to}",
-            where=str(wanted.parent),
+            where=landing.uri_of(contract.name),
             expected=f"a drop of {up_to} or an earlier date",
             found="none",
-            remedy=f"deliver an earlier date, or this one again: {_deliver_again(up_to)}",
+            remedy=f"deliver an earlier date, or this one again: {deliver_again(up_to)}",
         )
-    newest = max(folders)
-    return _read_drop(newest, contract, date.fromisoformat(newest.name.removeprefix("date=")))
+    return read_drop(landing, contract, date.fromisoformat(max(folders).rpartition("=")[2]))
 
 
-def check_files(drop: Drop) -> None:
-    """Nothing, when each file is the one that the manifest describes and has the contract's columns.
-
-    Raises:
-        UnreadableFile, MissingColumn, WrongType, WrongManifest: what is wrong with which file.
-    """
-    for path, file in zip(drop.paths, drop.manifest.files, strict=True):
-        if not path.is_file():
-            raise _wrong_manifest("the manifest names a file that does not exist", path, file.name, "no file", drop)
-        schema, rows = _read_footer(path, drop)
-        _check_schema(schema, path, drop)
-        found = {
-            "rows": rows,
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for fact, value in found.items():
-            if value != getattr(file, fact):
-                raise _wrong_manifest(
-                    "the file is not the manifest's", path, f"{fact} {getattr(file, fact)}", value, drop
-                )
-
-
-def check_content(drops: Sequence[Drop]) -> None:
-    """Nothing, when every file can be read to its end: slower than `check_files`, for after a failure.
+def read_drop(landing: Location, contract: DropContract, day: date) -> Drop:
+    """A delivered drop, its manifest checked.
 
     Raises:
-        UnreadableFile: names the first one that cannot.
+        MissingManifest, WrongManifest: the delivery is not finished, or contradicts itself.
+        EmptyDay: an open day without rows.
     """
-    for drop in drops:
-        for path in drop.paths:
-            try:
-                pq.read_table(path, partitioning=None)
-            except (pa.ArrowException, OSError) as error:
-                raise _unreadable(path, error, drop) from error
-
-
-def _read_drop(folder: Path, contract: DropContract, day: date) -> Drop:
-    path = folder / MANIFEST
-    if not path.is_file():
+    folder = drop_name(contract, day)
+    where = landing.uri_of(f"{folder}/{MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json(landing.read(f"{folder}/{MANIFEST}"))
+    except FileNotFoundError as error:
         raise MissingManifest(
             "the delivery is not finished",
-            where=str(folder),
+            where=landing.uri_of(folder),
             expected=MANIFEST,
-            found=", ".join(sorted(file.name for file in folder.iterdir())) or "an empty folder",
-            remedy=f"wait for the sender, or deliver again: {_deliver_again(day)}",
-        )
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+            found=", ".join(name.rpartition("/")[2] for name in landing.names(f"{folder}/")) or "an empty folder",
+            remedy=f"wait for the sender, or deliver again: {deliver_again(day)}",
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "file"
         raise WrongManifest(
             "the manifest cannot be read",
-            where=str(path),
+            where=where,
             expected=f"a valid {field}",
             found=f"{problem['msg']}: {str(problem['input'])[:100]!r}",
-            remedy=_deliver_again(day),
+            remedy=deliver_again(day),
         ) from error
-    drop = Drop(contract, day, folder, manifest)
-    _check_manifest(drop, path)
+    drop = Drop(contract, day, landing, manifest)
+    _check_manifest(drop, where)
     return drop
 
 
-def _check_manifest(drop: Drop, path: Path) -> None:
+def _common_start(one: str, other: str) -> str:
+    same = [a == b for a, b in zip(one, other, strict=True)]
+    return one[: same.index(False)] if False in same else one
+
+
+def _check_manifest(drop: Drop, path: str) -> None:
     manifest, contract = drop.manifest, drop.contract
     agreed = {"drop": contract.name, "business_date": drop.business_date, "schema_version": SCHEMA_VERSION}
     for fact, value in agreed.items():
         if getattr(manifest, fact) != value:
-            raise _wrong_manifest(
+            raise wrong_manifest(
                 "the manifest is another drop's", path, f"{fact} {value}", getattr(manifest, fact), drop
             )
     if manifest.is_closed and drop.rows:
-        raise _wrong_manifest("a closed day has rows", path, "0 rows", drop.rows, drop)
+        raise wrong_manifest("a closed day has rows", path, "0 rows", drop.rows, drop)
     if not (drop.rows or manifest.is_closed or contract.may_be_empty):
         raise EmptyDay(
             f"{contract.name} of {drop.business_date} have no rows, and the day is not marked closed",
-            where=str(path),
+            where=path,
             expected="rows, or is_closed: true",
             found="0 rows, is_closed: false",
             remedy=f"ask the sender; if the stores were closed, the manifest must say so; then "
-            f"{_deliver_again(drop.business_date)}",
+            f"{deliver_again(drop.business_date)}",
         )
 
 
-def _read_footer(path: Path, drop: Drop) -> tuple[pa.Schema, int]:
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error, drop) from error
-
-
-def _check_schema(found: pa.Schema, path: Path, drop: Drop) -> None:
-    for name, type_ in drop.contract.columns:
-        if name not in found.names:
-            raise MissingColumn(
-                f"the column {name} is missing",
-                where=str(path),
-                expected=f"{name} ({type_})",
-                found=", ".join(found.names),
-                remedy=f"deliver a file with every agreed column: {_deliver_again(drop.business_date)}",
-            )
-        if found.field(name).type != type_:
-            raise WrongType(
-                f"the column {name} has another type than agreed",
-                where=str(path),
-                expected=f"{name} ({type_})",
-                found=f"{name} ({found.field(name).type})",
-                remedy=f"deliver a file with the agreed types: {_deliver_again(drop.business_date)}",
-            )
-
-
-def _wrong_manifest(what: str, path: Path, expected: object, found: object, drop: Drop) -> WrongManifest:
-    remedy = _deliver_again(drop.business_date)
+def wrong_manifest(what: str, path: Path | str, expected: object, found: object, drop: Drop) -> WrongManifest:
+    """The error for a manifest that says something else than what is there."""
+    remedy = deliver_again(drop.business_date)
     return WrongManifest(what, where=str(path), expected=expected, found=found, remedy=remedy)
 
 
-def _unreadable(path: Path, error: Exception, drop: Drop) -> UnreadableFile:
-    return UnreadableFile(
-        "the file cannot be read as Parquet",
-        where=str(path),
-        expected="a whole Parquet file",
-        found=f"{path.stat().st_size} bytes; {str(error).splitlines()[0]}",
-        remedy=_deliver_again(drop.business_date),
-    )
-
-
-def _deliver_again(day: date) -> str:
+def deliver_again(day: date) -> str:
+    """The command that repeats a delivery."""
     return f"nightjar land --from {day} --to {day}"

@@ -34,6 +34,14 @@ class InvalidSetting(BadInput):
     """A `NIGHTJAR_*` variable is misspelt, of the wrong type or out of range."""
 
 
+class StorageRefused(BadInput):
+    """The object store does not know the bucket or the key, or does not let this one in."""
+
+
+class WrongKey(BadInput):
+    """The pseudonym key is not the one with which the lake was filled."""
+
+
 class UnknownUseCase(BadInput):
     """No use case of that name is registered."""
 

@@ -42,7 +42,7 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
         repo_path=settings.feast_home,
     )
     store = FeatureStore(config=config)
-    wanted = importlib.import_module(use_case.feature_module).definitions(settings.lake)
+    wanted = importlib.import_module(use_case.feature_module).definitions(settings.lake.folder)
     names = {thing.name for thing in wanted if isinstance(thing, FeatureService)}
     if use_case.name not in names:
         raise InvalidUseCase(

@@ -1,38 +1,42 @@
-"""Ingest: checks the drops of some business dates and replaces those partitions of the core tables."""
+"""Ingest: settles business dates, that is, makes their partitions of the core tables what was delivered for them."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
+import sqlalchemy as sa
 
-from pipelines import drops, lake, transactions, warehouse
-from pipelines.checks import Check, require
+from pipelines import drop_files, drops, lake, pseudonyms, reference, transactions, warehouse
 from pipelines.contracts import (
     CORE_TRANSACTIONS,
     DROPS,
     QUARANTINE_TRANSACTIONS,
     REFERENCE_DROPS,
     TRANSACTIONS_DROP,
-    DropContract,
-    TableContract,
 )
-from pipelines.drops import Drop
+from pipelines.coverage import ingested_dates
+from pipelines.drops import DeliveredFile, Drop
 from pipelines.engine import open_engine
-from pipelines.errors import EngineFailure
+from pipelines.errors import BadInput, EngineFailure
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.transactions import Delivery
+from pipelines.use_cases import load_use_cases
 
-Deliveries = Mapping[str, Sequence[Drop]]
+COUNTS = ("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
+_LOOK_BACK_DAYS = 35  # how far back a file that came after the late window is noticed
+Log = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of the transactions of the dates; `table_version` is that of core__transactions."""
+    """What became of the transactions of the dates; `table_version` is that of core__transactions.
+
+    `affected` are the dates whose scores must be made anew: those asked for, and those that a correction reaches.
+    """
 
     first: date
     last: date
@@ -40,70 +44,245 @@ class IngestReport:
     rows_in: int
     rows_kept: int
     rows_quarantined: int
+    rows_duplicate: int
+    affected: tuple[date, ...]
     table_version: str
 
 
-@dataclass(frozen=True)
-class _Load:
-    """The checked rows of one table and range of dates, and the drops that they come from."""
-
-    contract: TableContract
-    delivered: Sequence[Drop]
-    rows: pa.Table
-    quarantined: pa.Table = field(default_factory=QUARANTINE_TRANSACTIONS.schema.empty_table)
-
-
 def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestReport:
-    """Replace the partitions from `first` to `last` by what was delivered for them.
+    """Settle the dates from `first` to `last`, and anew the ingested ones that lie a late window before or after.
 
-    All files of the range are checked before anything is written, the rows of a chunk of days before that is.
+    So a corrected file and late lines reach their date with the next night, whatever the order of delivery. Partitions
+    that come out as they were stay untouched. All files of the range are checked before anything is written.
 
     Raises:
         DateOutsideData: `first` is later than `last`.
+        WrongKey: the lake was filled with another pseudonym key.
         MissingDrop, MissingManifest, WrongManifest, EmptyDay: a delivery is not as agreed.
         UnreadableFile, MissingColumn, WrongType: a delivered file is not.
         ChecksFailed: the rows of a day, or the keys of a reference table, are not plausible.
     """
-    days = drops.days_between(first, last)
+    drops.days_between(first, last)
+    use_cases = load_use_cases(settings).values()
+    late_days = max((use_case.late_window_days for use_case in use_cases), default=0)
     warehouse.create_tables(settings, [])
+    pseudonyms.require_same_key(settings)
     with measured(settings, "ingest", f"{first}..{last}" if first != last else f"{first}", run_id) as cost:
-        deliveries = _check_deliveries(settings, first, last)
-        lines = []
-        for start in range(0, len(days), settings.ingest_chunk_days):
-            chunk = days[start : start + settings.ingest_chunk_days]
-            loads = _load_chunk(settings, deliveries, chunk[0], chunk[-1])
-            _write_chunk(settings, loads, chunk[0], chunk[-1], run_id)
-            lines.append((loads[-1].rows.num_rows, loads[-1].quarantined.num_rows))
-        kept, quarantined = (sum(counts) for counts in zip(*lines, strict=True))
+        batch = _Batch(settings, first, last, late_days, run_id)
+        changed: list[date] = []
+        asked: Log = []
+        for chunk in batch.chunks():
+            log = [row for row in batch.settle(chunk) if row["table_name"] == CORE_TRANSACTIONS.name]
+            changed += [row["business_date"] for row in log if row["status"] == "replaced"]
+            asked += [row for row in log if first <= row["business_date"] <= last]
+        batch.record_late()
+        kept = sum(row["rows_kept"] for row in asked)
         cost.rows = kept
+    rows_in, _, quarantined, duplicate = (sum(row[name] for row in asked) for name in COUNTS[:4])
     version = lake.version_of(settings.lake, CORE_TRANSACTIONS.name)
-    return IngestReport(first, last, len(days), kept + quarantined, kept, quarantined, version)
+    affected = _affected(settings, first, last, changed, late_days)
+    days = (last - first).days + 1
+    return IngestReport(first, last, days, rows_in, kept, quarantined, duplicate, affected, version)
 
 
-def _check_deliveries(settings: Settings, first: date, last: date) -> Deliveries:
-    """The drops of each contract from `first` to `last`, all files checked."""
-    found = {name: drops.find_drops(settings.landing, contract, first, last) for name, contract in DROPS.items()}
-    for contract_drops in found.values():
-        for drop in contract_drops:
-            drops.check_files(drop)
-    return found
+class _Batch:
+    """One call of ingest: its drops, each looked at once, and what the log says of the dates so far."""
+
+    def __init__(self, settings: Settings, first: date, last: date, late_days: int, run_id: str) -> None:
+        self.settings, self.first, self.last, self.late_days, self.run_id = settings, first, last, late_days, run_id
+        self.asked = {n: drops.find_drops(settings.landing, contract, first, last) for n, contract in DROPS.items()}
+        for found in self.asked.values():
+            for drop in found:
+                drop_files.check_files(drop)
+        self.delivered = {drop.business_date: drop for drop in self.asked[TRANSACTIONS_DROP.name]}
+        self.dates = set(self.delivered)
+        self._add_neighbours()
+        self.repeats = self._repeated_files()
+
+    def chunks(self) -> Iterator[tuple[date, date]]:
+        """First and last date of each stretch of days that is settled at once."""
+        days = sorted(self.dates)
+        while days:
+            end = days[0] + timedelta(days=self.settings.ingest_chunk_days)
+            chunk = [
+                day for position, day in enumerate(days) if day < end and day == days[0] + timedelta(days=position)
+            ]
+            yield chunk[0], chunk[-1]
+            days = days[len(chunk) :]
+
+    def settle(self, chunk: tuple[date, date]) -> Log:
+        """Replace the partitions of these dates where they differ; gives the rows of the log that it wrote."""
+        first, last = chunk
+        delivery = self._delivery(first, last)
+        with open_engine(self.settings) as connection, _reading([drop for drop, _ in delivery.files]):
+            self._register_tombstones(connection)
+            references = {
+                contract: [drop for drop in self.asked[contract.name] if first <= drop.business_date <= last]
+                for contract in REFERENCE_DROPS
+            }
+            references = {contract: chosen for contract, chosen in references.items() if chosen}
+            for contract, chosen in references.items():
+                reference.read(connection, self.settings, contract, chosen)
+            counts = transactions.sort_out(connection, self.settings, delivery)
+            log: Log = []
+            for contract, chosen in references.items():
+                log += reference.replace(connection, self.settings, contract, chosen)
+            lake.replace_changed(connection, self.settings.lake, QUARANTINE_TRANSACTIONS, "quarantined", chunk)
+            changed = lake.replace_changed(connection, self.settings.lake, CORE_TRANSACTIONS, "kept", chunk)
+        log += self._news(self._log_of_lines(delivery, counts, changed), chunk)
+        return append_log(self.settings, log, self.run_id)
+
+    def record_late(self) -> None:
+        """Write down, once, each file that came for a date after its late window; it changes nothing."""
+        before = self.first - timedelta(days=self.late_days)
+        known = current_log(self.settings, before - timedelta(days=_LOOK_BACK_DAYS), before - timedelta(days=1))
+        late: Log = []
+        for day in {row["business_date"] for row in known}:
+            seen = {row["source_sha256"] for row in known if row["business_date"] == day}
+            for drop in self._readable(day):
+                late += [
+                    {**_entry(drop, file, "late"), "rows_in": file.rows, "rows_late": file.rows}
+                    for file in drop.manifest.files
+                    if file.sha256 not in seen
+                ]
+        append_log(self.settings, late, self.run_id)
+
+    def _add_neighbours(self) -> None:
+        near = timedelta(days=self.late_days)
+        ingested = {day for day in ingested_dates(self.settings) if self.first - near <= day <= self.last + near}
+        start = min(ingested | self.dates)
+        for day in drops.days_between(start, max(ingested | self.dates) + near):
+            if day not in self.delivered:
+                self.delivered |= {drop.business_date: drop for drop in self._readable(day)}
+        self.dates |= ingested & set(self.delivered)
+
+    def _readable(self, day: date) -> list[Drop]:
+        """The drop of a date that was not asked for; none where it would fail, which its own run will say."""
+        try:
+            drop = drops.read_drop(self.settings.landing, TRANSACTIONS_DROP, day)
+            drop_files.check_files(drop)
+        except BadInput:
+            return []
+        return [drop]
+
+    def _repeated_files(self) -> set[str]:
+        """Names below landing of files that were delivered before, for an earlier date or under another name."""
+        earlier = current_log(self.settings, date.min, min(self.delivered) - timedelta(days=1))
+        seen = {row["source_sha256"]: row["source_file"] for row in earlier}
+        repeated = set()
+        for _, drop in sorted(self.delivered.items()):
+            for file in drop.manifest.files:
+                name = drop.name_of(file)
+                if seen.setdefault(file.sha256, name) != name:
+                    repeated.add(name)
+        return repeated
+
+    def _delivery(self, first: date, last: date) -> Delivery:
+        until = last + timedelta(days=self.late_days)
+        files = [
+            (drop, file)
+            for day, drop in sorted(self.delivered.items())
+            if first <= day <= until
+            for file in drop.manifest.files
+            if drop.name_of(file) not in self.repeats
+        ]
+        products = drops.newest_drop(self.settings.landing, DROPS["products"], first)
+        drop_files.check_files(products)
+        later = [drop for drop in self.asked["products"] if first < drop.business_date <= last]
+        return Delivery(first, last, files, [products, *later], self.late_days)
+
+    def _register_tombstones(self, connection: duckdb.DuckDBPyConnection) -> None:
+        import pyarrow as pa
+
+        with warehouse.open_warehouse(self.settings) as opened:
+            erased = list(opened.scalars(sa.select(warehouse.TOMBSTONES.c.household_id)))
+        connection.register("ops__tombstones", pa.table({"household_id": pa.array(erased, pa.int64())}))
+
+    def _log_of_lines(self, delivery: Delivery, counts: Log, changed: set[date]) -> Log:
+        """A row per date and file that has lines for it, and per file that has none of its own drop's date."""
+        version = lake.version_of(self.settings.lake, CORE_TRANSACTIONS.name)
+        by_place = {(row["business_date"], row["source_file"]): row for row in counts}
+        log: Log = []
+        for day in drops.days_between(delivery.first, delivery.last):
+            status = "replaced" if day in changed else "unchanged"
+            drop = self.delivered[day]
+            for file in drop.manifest.files or (None,):
+                repeated = file is not None and drop.name_of(file) in self.repeats
+                row = _entry(drop, file, "duplicate" if repeated else status)
+                if repeated and file is not None:
+                    row |= {"rows_in": file.rows, "rows_duplicate": file.rows}
+                log.append(row | by_place.pop((day, row["source_file"]), {}))
+        for (day, name), row in by_place.items():  # late lines: of another date's drop
+            drop, file = next((drop, file) for drop, file in delivery.files if drop.name_of(file) == name)
+            log.append(_entry(drop, file, "replaced" if day in changed else "unchanged") | row)
+        return [{**row, "table_version": version} for row in log]
+
+    def _news(self, log: Log, chunk: tuple[date, date]) -> Log:
+        """The rows of the dates that were asked for, and of the others of which the log says something else."""
+        known = _facts(current_log(self.settings, *chunk))
+        fresh = _facts(log)
+        return [
+            row
+            for row in log
+            if self.first <= (day := row["business_date"]) <= self.last or fresh[day] != known.get(day)
+        ]
 
 
-def _load_chunk(settings: Settings, deliveries: Deliveries, first: date, last: date) -> list[_Load]:
-    """The checked rows of a range, the transactions last: what they refer to is written before them."""
-    chosen = {
-        name: [drop for drop in found if first <= drop.business_date <= last] for name, found in deliveries.items()
+def current_log(settings: Settings, first: date, last: date, table: str = CORE_TRANSACTIONS.name) -> Log:
+    """What the log says now of the files of these dates: the rows of each date's last attempt, and the late files."""
+    log = warehouse.INGEST_LOG
+    newest = sa.func.max(log.c.attempt).over(partition_by=log.c.business_date).label("newest")
+    between = sa.and_(log.c.table_name == table, log.c.business_date.between(first, last))
+    rows = sa.select(log, newest).where(between).subquery()
+    query = sa.select(rows).where(sa.or_(rows.c.attempt == rows.c.newest, rows.c.status == "late"))
+    with warehouse.open_warehouse(settings) as connection:
+        return warehouse.read_rows(connection, query)
+
+
+def append_log(settings: Settings, rows: Log, run_id: str) -> Log:
+    """Append to ops__ingest_log; a date's rows get the number of its next attempt, late files that of its last."""
+    log = warehouse.INGEST_LOG
+    filled = []
+    with warehouse.open_warehouse(settings) as connection:
+        newest = sa.select(log.c.table_name, log.c.business_date, sa.func.max(log.c.attempt)).group_by(
+            log.c.table_name, log.c.business_date
+        )
+        attempts = {(table, day): attempt for table, day, attempt in connection.execute(newest)}
+        for row in rows:
+            last = attempts.get((row["table_name"], row["business_date"]), 0)
+            attempt = last if row["status"] == "late" else last + 1
+            stamp = {"run_id": run_id, "attempt": attempt, "key_id": pseudonyms.key_id(settings)}
+            filled.append({**dict.fromkeys(COUNTS, 0), "table_version": "none", **row, **stamp})
+        warehouse.append_rows(connection, log, filled)
+    return filled
+
+
+def _entry(drop: Drop, file: DeliveredFile | None, status: str) -> dict[str, Any]:
+    return {
+        "table_name": drop.contract.core_table.name,
+        "business_date": drop.business_date,
+        "status": status,
+        "source_file": drop.name_of(file) if file else None,
+        "source_sha256": file.sha256 if file else None,
+        **dict.fromkeys(COUNTS, 0),
     }
-    products = drops.newest_drop(settings.landing, DROPS["products"], first)
-    drops.check_files(products)
-    known = [products, *(drop for drop in chosen["products"] if drop.business_date > first)]
-    read = [drop for found in chosen.values() for drop in found]
-    with open_engine(settings) as connection, _reading(read + known):
-        loads = [_load_reference(connection, contract, chosen[contract.name]) for contract in REFERENCE_DROPS]
-        delivered = chosen[TRANSACTIONS_DROP.name]
-        lines = transactions.sort_out(connection, settings, delivered, known)
-    loads.append(_Load(CORE_TRANSACTIONS, delivered, lines.kept, lines.quarantined))
-    return loads
+
+
+def _facts(log: Log) -> dict[date, set[object]]:
+    facts: dict[date, set[object]] = {}
+    for row in log:
+        if row["status"] != "late":
+            counts = tuple(row[name] for name in COUNTS)
+            facts.setdefault(row["business_date"], set()).add((row["source_file"], row["source_sha256"], counts))
+    return facts
+
+
+def _affected(settings: Settings, first: date, last: date, changed: Sequence[date], late_days: int) -> tuple[date, ...]:
+    dates = set(drops.days_between(first, last))
+    if changed:
+        reach = max(changed) + timedelta(days=late_days)
+        dates |= {day for day in ingested_dates(settings) if min(changed) <= day <= reach}
+    return tuple(sorted(dates))
 
 
 @contextmanager
@@ -112,94 +291,11 @@ def _reading(delivered: Sequence[Drop]) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        drops.check_content(delivered)
+        drop_files.check_content(delivered)
         raise EngineFailure(
             "DuckDB failed on files that can be read",
-            where=f"{len(delivered)} drops",
+            where=f"{len(delivered)} files",
             found=str(error).splitlines()[0],
             remedy="run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
             "or lower NIGHTJAR_INGEST_CHUNK_DAYS",
         ) from error
-
-
-def _load_reference(connection: duckdb.DuckDBPyConnection, contract: DropContract, delivered: Sequence[Drop]) -> _Load:
-    table = contract.core_table
-    paths = [str(path) for drop in delivered for path in drop.paths]
-    if not paths:
-        return _Load(table, delivered, table.schema.empty_table())
-    columns = ", ".join(f'"{name}"' for name in contract.schema.names)
-    rows = connection.sql(
-        f"SELECT DISTINCT date AS business_date, {columns} FROM read_parquet($paths, union_by_name = true, "
-        "hive_partitioning = true, hive_types = {'date': DATE}) "
-        f"ORDER BY business_date, {', '.join(table.key)}",
-        params={"paths": paths},
-    ).to_arrow_table()
-    rows = rows.select(table.schema.names).cast(table.schema)
-    days = f"business_date {delivered[0].business_date} to {delivered[-1].business_date}"
-    require(_check_key(table, rows), where=f"{table.name}, {days}", remedy="have the files delivered again")
-    return _Load(table, delivered, rows)
-
-
-def _check_key(table: TableContract, rows: pa.Table) -> list[Check]:
-    """Whether the key of rows that are sorted by it is given and unique within each partition."""
-    key = (table.partition, *table.key)
-    nulls = sum(rows[name].null_count for name in key)
-    repeated = pa.chunked_array([pa.repeat(True, max(rows.num_rows - 1, 0))])
-    for name in key:
-        column = rows[name].combine_chunks()
-        repeated = pc.and_kleene(repeated, pc.equal(column[1:], column[:-1]))
-    count = pc.sum(repeated).as_py() or 0
-    named = f"({', '.join(table.key)})"
-    return [
-        Check("key_given", nulls == 0, f"{nulls} nulls", f"no null in {named}"),
-        Check("key_unique", count == 0, f"{count} repeated", f"{named} once in each partition"),
-    ]
-
-
-def _write_chunk(settings: Settings, loads: Sequence[_Load], first: date, last: date, run_id: str) -> None:
-    log = []
-    for load in loads:
-        if load.contract == CORE_TRANSACTIONS:
-            _replace(settings, QUARANTINE_TRANSACTIONS, load.quarantined, first, last)
-        version = _replace(settings, load.contract, load.rows, first, last)
-        log += _log_rows(load, version, run_id)
-    with warehouse.open_warehouse(settings) as connection:
-        warehouse.append_rows(connection, warehouse.INGEST_LOG, log)
-
-
-def _replace(settings: Settings, table: TableContract, rows: pa.Table, first: date, last: date) -> str:
-    """Version of the table with the rows in place; it stays as it is where there was and is nothing."""
-    version = lake.version_of(settings.lake, table.name)
-    if (
-        rows.num_rows == 0
-        and version != "none"
-        and not lake.files_of(settings.lake, table.name, first=first, last=last)
-    ):
-        return version
-    # One chunk, because the Delta writer does not keep the order of several.
-    return lake.replace_dates(
-        settings.lake, table.name, rows.combine_chunks(), first=first, last=last, partition=table.partition
-    ).version
-
-
-def _log_rows(load: _Load, version: str, run_id: str) -> list[dict[str, object]]:
-    kept, quarantined = _rows_by_date(load.rows), _rows_by_date(load.quarantined)
-    return [
-        {
-            "run_id": run_id,
-            "table_name": load.contract.name,
-            "business_date": drop.business_date,
-            "rows_in": drop.rows,
-            "rows_kept": kept[drop.business_date],
-            "rows_quarantined": quarantined[drop.business_date],
-            "rows_duplicate": drop.rows - kept[drop.business_date] - quarantined[drop.business_date],
-            "table_version": version,
-            "source_sha256": drop.sha256,
-        }
-        for drop in load.delivered
-    ]
-
-
-def _rows_by_date(rows: pa.Table) -> Counter[date]:
-    counts = rows["business_date"].value_counts().to_pylist()
-    return Counter({count["values"]: count["counts"] for count in counts})

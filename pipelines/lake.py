@@ -1,19 +1,24 @@
 """The lake: Delta tables and Parquet snapshots, each replaced one partition at a time."""
 
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import deltalake
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from pipelines.errors import MissingPartition
+from pipelines.contracts import TableContract
+from pipelines.errors import EngineFailure, MissingPartition
+from pipelines.storage import Location
 
+_BATCH_ROWS = 1_000_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
 
 
@@ -37,29 +42,71 @@ def content_hash(rows: pa.Table) -> str:
 
 
 def replace_dates(
-    lake: Path, table: str, rows: pa.Table, *, first: date, last: date, partition: str = "business_date"
+    lake: Location, table: str, rows: pa.Table, *, first: date, last: date, partition: str = "business_date"
 ) -> Written:
     """Put `rows` in place of every partition of a Delta table from `first` to `last`, in one commit."""
-    return replace_where(lake, table, rows, predicate=between(partition, first, last), partition_by=[partition])
-
-
-def replace_where(lake: Path, table: str, rows: pa.Table, *, predicate: str, partition_by: Sequence[str]) -> Written:
-    """Put `rows` in place of those that the predicate on partition columns selects, in one commit."""
-    uri = lake / table
-    if deltalake.DeltaTable.is_deltatable(str(uri)):
-        deltalake.write_deltalake(str(uri), rows, mode="overwrite", predicate=predicate)
-    else:
-        uri.parent.mkdir(parents=True, exist_ok=True)
-        deltalake.write_deltalake(str(uri), rows, mode="overwrite", partition_by=list(partition_by))
+    replace_where(lake, table, rows, predicate=between(partition, first, last), partition_by=[partition])
     return Written(table, version_of(lake, table), rows.num_rows)
 
 
-def version_of(lake: Path, table: str) -> str:
+def replace_where(
+    lake: Location, table: str, rows: pa.Table | pa.RecordBatchReader, *, predicate: str, partition_by: Sequence[str]
+) -> None:
+    """Put `rows` in place of those that the predicate on partition columns selects, in one commit."""
+    with _committing(lake, table):
+        uri, options = lake.uri_of(table), lake.storage_options
+        if deltalake.DeltaTable.is_deltatable(uri, options):
+            deltalake.write_deltalake(uri, rows, mode="overwrite", predicate=predicate, storage_options=options)
+        else:
+            if not lake.is_remote:
+                Path(uri).mkdir(parents=True, exist_ok=True)
+            deltalake.write_deltalake(
+                uri, rows, mode="overwrite", partition_by=list(partition_by), storage_options=options
+            )
+
+
+def replace_changed(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Location,
+    table: TableContract,
+    relation: str,
+    dates: tuple[date, date],
+) -> set[date]:
+    """Put a relation's rows of these dates in place of the partitions that differ; gives the dates that did.
+
+    The rows are compared as a multiset, by their hashes, and streamed where they are many.
+    """
+    columns, day = ", ".join(table.schema.names), table.partition
+    digest = f"SELECT {day}, count(*), sum(hash({columns})) FROM {{}} WHERE {between(day, *dates)} GROUP BY ALL"
+    found = set(connection.sql(digest.format(relation)).fetchall())
+    old = files_of(lake, table.name, first=dates[0], last=dates[1], partition=day)
+    if old:
+        stored = f"read_parquet({old}, hive_partitioning = true, hive_types = {{'{day}': DATE}})"
+        found ^= set(connection.sql(digest.format(stored)).fetchall())
+    changed = {row[0] for row in found}
+    if changed or open_table(lake, table.name) is None:
+        listed = ", ".join(f"'{value}'" for value in sorted(changed))
+        chosen = f"{day} IN ({listed or 'NULL'})"
+        rows = connection.sql(
+            f"SELECT {columns} FROM {relation} WHERE {chosen} ORDER BY {day}, {', '.join(table.key)}"
+        ).to_arrow_reader(_BATCH_ROWS)
+        replace_where(lake, table.name, rows.cast(table.schema), predicate=chosen, partition_by=[day])
+    return changed
+
+
+def open_table(lake: Location, table: str, version: int | None = None) -> deltalake.DeltaTable | None:
+    """A Delta table, at an earlier version where one is asked for; none before its first write."""
+    with _committing(lake, table):
+        try:
+            return deltalake.DeltaTable(lake.uri_of(table), version=version, storage_options=lake.storage_options)
+        except TableNotFoundError:
+            return None
+
+
+def version_of(lake: Location, table: str) -> str:
     """The Delta version of a table; `none` before its first write."""
-    try:
-        return str(deltalake.DeltaTable(str(lake / table)).version())
-    except TableNotFoundError:
-        return "none"
+    delta = open_table(lake, table)
+    return "none" if delta is None else str(delta.version())
 
 
 def between(partition: str, first: date, last: date) -> str:
@@ -68,70 +115,80 @@ def between(partition: str, first: date, last: date) -> str:
 
 
 def files_of(
-    lake: Path,
+    lake: Location,
     table: str,
     *,
     first: date | None = None,
     last: date | None = None,
     partition: str = "business_date",
+    version: int | None = None,
 ) -> list[str]:
     """Paths of a Delta table's files whose partition lies between the dates; empty when it has none."""
-    return files_where(lake, table, between(partition, first or date.min, last or date.max))
+    return files_where(lake, table, between(partition, first or date.min, last or date.max), version)
 
 
-def files_where(lake: Path, table: str, predicate: str) -> list[str]:
+def files_where(lake: Location, table: str, predicate: str, version: int | None = None) -> list[str]:
     """Paths of a Delta table's files that a predicate on partition columns selects; empty when there are none."""
-    try:
-        delta = deltalake.DeltaTable(str(lake / table))
-    except TableNotFoundError:
+    delta = open_table(lake, table, version)
+    if delta is None:
         return []
     # A URI has the table's folder percent-encoded, the rest as it is called on disk.
     inside = (uri.rsplit(f"/{table}/", 1)[1] for uri in delta.file_uris(file_pruning_predicate=predicate))
-    return sorted(str(lake / table / path) for path in inside)
+    return sorted(str(lake.fetch(f"{table}/{path}", is_immutable=True)) for path in inside)
 
 
-def dates_of(lake: Path, table: str, partition: str = "business_date") -> list[date]:
+def dates_of(lake: Location, table: str, partition: str = "business_date") -> list[date]:
     """The dates of a Delta table's partitions, ascending."""
-    try:
-        delta = deltalake.DeltaTable(str(lake / table))
-    except TableNotFoundError:
+    delta = open_table(lake, table)
+    if delta is None:
         return []
     return sorted({date.fromisoformat(values[partition]) for values in delta.partitions()})
 
 
-def snapshot_path(lake: Path, table: str, as_of: date) -> Path:
-    """File of one Parquet snapshot."""
-    return lake / table / f"as_of={as_of}" / "part-0.parquet"
+def snapshot_name(table: str, as_of: date) -> str:
+    """Name of one Parquet snapshot within the lake."""
+    return f"{table}/as_of={as_of}/part-0.parquet"
 
 
-def replace_snapshot(lake: Path, table: str, rows: pa.Table, as_of: date) -> Written:
+def replace_snapshot(lake: Location, table: str, rows: pa.Table, as_of: date) -> Written:
     """Put `rows` in place of the Parquet snapshot of `as_of`; readers see the old file or the new one, whole."""
-    path = snapshot_path(lake, table, as_of)
-    path.parent.mkdir(parents=True, exist_ok=True)
     version = content_hash(rows)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(rows.replace_schema_metadata({_HASH_KEY: version.encode()}), unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "part-0.parquet"
+        pq.write_table(rows.replace_schema_metadata({_HASH_KEY: version.encode()}), file)
+        lake.upload(file, snapshot_name(table, as_of))
     return Written(table, version, rows.num_rows)
 
 
-def require_snapshot(lake: Path, table: str, as_of: date) -> tuple[Path, str]:
+def require_snapshot(lake: Location, table: str, as_of: date) -> tuple[Path, str]:
     """File and content hash of a Parquet snapshot.
 
     Raises:
         MissingPartition: it was never written.
     """
-    path = snapshot_path(lake, table, as_of)
-    if not path.exists():
+    name = snapshot_name(table, as_of)
+    try:
+        path = lake.fetch(name)
+    except FileNotFoundError as error:
         raise MissingPartition(
             "the feature snapshot does not exist",
             where=f"{table}, as_of={as_of}",
-            expected=path,
+            expected=lake.uri_of(name),
             found="no file",
             remedy=f"nightjar features --date {as_of}",
-        )
+        ) from error
     metadata = pq.read_schema(path).metadata or {}
     return path, metadata[_HASH_KEY].decode()
+
+
+@contextmanager
+def _committing(lake: Location, table: str) -> Iterator[None]:
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise EngineFailure(
+            "the table cannot be read or written; its last version stands",
+            where=lake.uri_of(table),
+            found=str(error).splitlines()[0],
+            remedy="free space or restore the storage if that is what failed; then run the step again",
+        ) from error

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -15,11 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.contracts import DROPS, SCHEMA_VERSION, DropContract
-from pipelines.drops import MANIFEST, DeliveredFile, Manifest, days_between, drop_folder
+from pipelines.drops import MANIFEST, DeliveredFile, Manifest, days_between, drop_name
 from pipelines.engine import open_engine
 from pipelines.errors import DateOutsideData
 from pipelines.settings import Settings
 from pipelines.steps import Progress
+from pipelines.storage import Location
 
 FIRST_DATE, LAST_DATE = date(2017, 1, 1), date(2017, 12, 31)
 CLOSED_DATES = frozenset({date(2017, 12, 25)})
@@ -121,44 +121,36 @@ def _split_by_date(reader: pa.RecordBatchReader) -> Iterator[tuple[date, pa.Tabl
 
 
 def _take_snapshot(
-    connection: duckdb.DuckDBPyConnection, landing: Path, contract: DropContract, day: date
+    connection: duckdb.DuckDBPyConnection, landing: Location, contract: DropContract, day: date
 ) -> pa.Table | None:
     """The whole table where `day` is the first that is landed; it never changes, so later days bring none."""
-    own = drop_folder(landing, contract, day) / MANIFEST
-    earlier = any(path.parent.name < own.parent.name for path in own.parent.parent.glob(f"*/{MANIFEST}"))
-    if earlier and not own.exists():
+    own = f"{drop_name(contract, day)}/{MANIFEST}"
+    landed = [name for name in landing.names(f"{contract.name}/") if name.endswith(MANIFEST)]
+    if own not in landed and any(name < own for name in landed):
         return None
     return connection.sql(f"FROM {_SNAPSHOTS[contract.name]} ORDER BY ALL").to_arrow_table()
 
 
-def _write_drop(landing: Path, contract: DropContract, day: date, rows: pa.Table | None) -> tuple[DeliveredFile, ...]:
+def _write_drop(
+    landing: Location, contract: DropContract, day: date, rows: pa.Table | None
+) -> tuple[DeliveredFile, ...]:
     """Write the file and, last, the manifest; on a closed date without rows there is no file."""
-    folder = drop_folder(landing, contract, day)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    folder = drop_name(contract, day)
+    landing.delete(f"{folder}/{MANIFEST}")
     is_closed = rows is None and day in CLOSED_DATES
     files: tuple[DeliveredFile, ...] = ()
     if not is_closed:
         table = contract.schema.empty_table() if rows is None else rows
         content = io.BytesIO()
         pq.write_table(table.select(contract.schema.names).cast(contract.schema), content)
-        _replace(folder / FILE_NAME, content.getvalue())
+        landing.write(f"{folder}/{FILE_NAME}", content.getvalue())
         digest = hashlib.sha256(content.getvalue()).hexdigest()
         files = (DeliveredFile(name=FILE_NAME, rows=table.num_rows, bytes=content.tell(), sha256=digest),)
     manifest = Manifest(
         drop=contract.name, business_date=day, schema_version=SCHEMA_VERSION, is_closed=is_closed, files=files
     )
-    _replace(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    landing.write(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
     return files
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _upstream() -> Path:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.errors import InvalidSetting
+from pipelines.storage import Location
 
+DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
+_SHORTEST_KEY = 32
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -23,6 +26,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     home: Path = Field(PROJECT / "var", description="Folder for everything that a run leaves")
+    landing_uri: str = Field("", description="Landing: a folder or s3://bucket/prefix; empty: in the home folder")
+    lake_uri: str = Field("", description="Lake: a folder or s3://bucket/prefix; empty: in the home folder")
+    s3_endpoint_url: str = Field("", description="S3 server other than AWS, such as http://127.0.0.1:8333")
+    demo: bool = Field(False, description="Whether a key that everybody knows will do: for a look at public data")
+    pseudonym_key: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="Secret of 32 characters or more; household ids are stored as its keyed hashes",
+    )
     warehouse_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder")
     mlflow_tracking_uri: str = Field("", description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
@@ -48,6 +60,17 @@ class Settings(BaseSettings):
             raise ValueError("not a name of the IANA time zone database, such as America/New_York")
         return value
 
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _is_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        key = value.get_secret_value()
+        if not info.data.get("demo") and (len(key) < _SHORTEST_KEY or key == DEMO_KEY):
+            raise ValueError(
+                f"household ids need a secret of {_SHORTEST_KEY} characters or more; "
+                f"{PREFIX}DEMO=true takes a known one, for a look at public data"
+            )
+        return value
+
     @field_validator("home")
     @classmethod
     def _is_absolute(cls, value: Path) -> Path:
@@ -59,14 +82,19 @@ class Settings(BaseSettings):
         return ZoneInfo(self.business_timezone)
 
     @property
-    def landing(self) -> Path:
-        """Folder into which the upstream system drops its files."""
-        return self.home / "landing"
+    def landing(self) -> Location:
+        """Where the upstream system drops its files."""
+        return self._location(self.landing_uri, "landing")
 
     @property
-    def lake(self) -> Path:
-        """Folder of the lake's tables."""
-        return self.home / "lake"
+    def lake(self) -> Location:
+        """Where the lake's tables are."""
+        return self._location(self.lake_uri, "lake")
+
+    @property
+    def key(self) -> bytes:
+        """The secret of the pseudonyms."""
+        return (self.pseudonym_key.get_secret_value() or DEMO_KEY).encode()
 
     @property
     def feast_home(self) -> Path:
@@ -87,6 +115,10 @@ class Settings(BaseSettings):
     def mlflow_artifacts(self) -> Path:
         """Folder of MLflow's artefacts for the embedded store."""
         return self.home / "mlflow-artifacts"
+
+    def _location(self, uri: str, name: str) -> Location:
+        place = uri if uri.startswith("s3://") else str(Path(uri or self.home / name).expanduser().resolve())
+        return Location(place, self.home / "cache" / name, self.s3_endpoint_url)
 
 
 def load_settings() -> Settings:
@@ -115,10 +147,13 @@ def load_settings() -> Settings:
 def _named(problem: Any) -> InvalidSetting:
     field = str(problem["loc"][0]) if problem["loc"] else "?"
     description = Settings.model_fields[field].description if field in Settings.model_fields else ""
+    shown = repr(problem.get("input"))
+    if field == "pseudonym_key":
+        shown = f"{len(problem['input'])} characters" if isinstance(problem["input"], str) else "no value"
     return InvalidSetting(
         str(problem["msg"]),
         where=f"environment variable {PREFIX}{field.upper()}",
         expected=description,
-        found=repr(problem.get("input")),
+        found=shown,
         remedy="correct the value or unset the variable to take the default",
     )

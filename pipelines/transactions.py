@@ -1,61 +1,93 @@
-"""The delivered transactions of some days: the good lines, and the bad ones with their reasons."""
+"""The delivered transactions of some business dates: the good lines, and the bad ones with their reasons."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.checks import Check, require
-from pipelines.contracts import CORE_TRANSACTIONS, QUARANTINE_TRANSACTIONS, TRANSACTIONS_DROP
-from pipelines.drops import Drop
+from pipelines.checks import require
+from pipelines.contracts import TRANSACTIONS_DROP
+from pipelines.drop_files import as_parquet
+from pipelines.drops import DeliveredFile, Drop
+from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ", ".join(TRANSACTIONS_DROP.schema.names)
+_BATCH_ROWS = 250_000  # rows that Great Expectations judges at once
+_NAMES = TRANSACTIONS_DROP.schema.names
+_COLUMNS = ", ".join(_NAMES)
 _FUEL = "product_type = 'GASOLINE-REG UNLEADED' OR department = 'FUEL' OR product_category = 'FUEL'"
-_READ = "union_by_name = true, hive_partitioning = true, hive_types = {'date': DATE}"
+# A line counts for the date of its purchase when it was delivered within the late window, else for its drop's.
+_READ = f"""
+CREATE OR REPLACE TEMP TABLE read AS
+WITH stored AS (
+    FROM read_parquet($paths, filename = true, file_row_number = true, union_by_name = true, hive_partitioning = false)
+    UNION ALL BY NAME SELECT NULL::VARCHAR AS unreadable WHERE false
+), lines AS (
+    SELECT drop_date, source_file, file_row_number AS source_line, {_COLUMNS}, unreadable,
+        coalesce(household_id::VARCHAR, unreadable ->> 'household_id') AS raw_id,
+        timezone($zone, timezone('UTC', transaction_timestamp))::DATE AS local_date,
+        local_date BETWEEN drop_date - $late_days::INT AND drop_date AS is_timely
+    FROM stored JOIN files ON files.path = stored.filename
+)
+SELECT CASE WHEN is_timely THEN local_date ELSE drop_date END AS business_date, *, row_number() OVER (
+        PARTITION BY {_COLUMNS}, unreadable, business_date ORDER BY drop_date, source_file, source_line) > 1 AS is_copy
+FROM lines WHERE business_date BETWEEN $first AND $last"""
 _DELIVERED = f"""
 CREATE OR REPLACE TEMP TABLE delivered AS
-WITH lines AS (
-    SELECT date AS business_date, {_COLUMNS}, substr(filename, length($landing) + 2) AS source_file,
-        file_row_number AS source_line,
-        timezone($zone, timezone('UTC', transaction_timestamp))::DATE AS local_date
-    FROM read_parquet($lines, filename = true, file_row_number = true, {_READ})
-), products AS (
-    SELECT date AS known_date, product_id, bool_or(coalesce({_FUEL}, false)) AS is_fuel,
+WITH products AS (
+    SELECT known_date, product_id, bool_or(coalesce({_FUEL}, false)) AS is_fuel,
         bool_and(product_category IS NULL) AS is_uncategorised
-    FROM read_parquet($products, {_READ}) GROUP BY ALL
-), snapshots AS (SELECT DISTINCT known_date FROM products)
-SELECT lines.*, products.product_id IS NULL AS is_orphan, coalesce(is_fuel, false) AS is_fuel,
-    coalesce(is_uncategorised, false) AS is_uncategorised,
-    basket_id IS NULL OR NOT coalesce(min(household_id) OVER basket < max(household_id) OVER basket
-        OR min(store_id) OVER basket < max(store_id) OVER basket
-        OR min(transaction_timestamp) OVER basket < max(transaction_timestamp) OVER basket, false)
-        AS is_basket_consistent
-FROM lines ASOF JOIN snapshots ON lines.business_date >= snapshots.known_date
-LEFT JOIN products ON products.known_date = snapshots.known_date AND products.product_id = lines.product_id
-WINDOW basket AS (PARTITION BY lines.business_date, basket_id)
+    FROM known_products GROUP BY ALL
+), snapshots AS (SELECT DISTINCT known_date FROM products), named AS (
+    SELECT * REPLACE (pseudonyms.household_id AS household_id), ops__tombstones.household_id IS NOT NULL AS is_erased
+    FROM read LEFT JOIN pseudonyms USING (raw_id)
+    LEFT JOIN ops__tombstones ON ops__tombstones.household_id = pseudonyms.household_id
+), judged AS (
+    SELECT business_date, source_file, source_line, unreadable IS NULL AS is_readable,
+        basket_id IS NULL OR product_id IS NULL OR (count(*) OVER key_of_drop = 1
+            AND min(drop_date) OVER key_ = drop_date) AS is_line_unique,
+        coalesce(local_date >= drop_date - $late_days::INT, true) AS is_in_late_window,
+        basket_id IS NULL OR NOT coalesce(min(household_id) OVER basket < max(household_id) OVER basket
+            OR min(store_id) OVER basket < max(store_id) OVER basket
+            OR min(transaction_timestamp) OVER basket < max(transaction_timestamp) OVER basket, false)
+            AS is_basket_consistent
+    FROM named WHERE NOT is_copy AND NOT is_erased
+    WINDOW key_ AS (PARTITION BY business_date, basket_id, product_id), basket AS (PARTITION BY drop_date, basket_id),
+        key_of_drop AS (PARTITION BY business_date, basket_id, product_id, drop_date)
+)
+SELECT named.* EXCLUDE (raw_id), judged.* EXCLUDE (business_date, source_file, source_line),
+    judged.source_file IS NOT NULL AS is_judged, products.product_id IS NULL AS is_orphan,
+    coalesce(is_fuel, false) AS is_fuel, coalesce(is_uncategorised, false) AS is_uncategorised
+FROM named LEFT JOIN judged USING (business_date, source_file, source_line)
+ASOF JOIN snapshots ON named.business_date >= snapshots.known_date
+LEFT JOIN products ON products.known_date = snapshots.known_date AND products.product_id = named.product_id
 ORDER BY business_date, source_file, source_line"""
 _JUDGED = f"""
-SELECT business_date, local_date, {_COLUMNS}, is_fuel, is_basket_consistent FROM delivered ORDER BY rowid"""
+SELECT rowid AS row_id, business_date, local_date, {_COLUMNS}, is_readable, is_fuel, is_in_late_window, is_line_unique,
+    is_basket_consistent
+FROM delivered WHERE is_judged AND rowid >= $start AND rowid < $stop ORDER BY rowid"""
 _DAYS = """
-SELECT business_date::VARCHAR AS business_date, count(*) AS lines, count(row_id) AS quarantined_lines,
-    count(*) - count(row_id) AS kept_lines, count(row_id) / count(*) AS quarantined_share,
-    avg(is_orphan::INT) AS orphan_share, avg(is_uncategorised::INT) AS uncategorised_share,
-    avg((sales_value = 0)::INT) AS zero_sales_share
-FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid GROUP BY ALL ORDER BY business_date"""
+SELECT business_date::VARCHAR AS business_date, count(*) AS lines,
+    count(row_id) FILTER (rule_id <> $late) AS quarantined_lines, count(*) - count(row_id) AS kept_lines,
+    quarantined_lines / count(*) AS quarantined_share, avg(is_orphan::INT) AS orphan_share,
+    avg(is_uncategorised::INT) AS uncategorised_share, avg((sales_value = 0)::INT) AS zero_sales_share
+FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid WHERE is_judged
+GROUP BY ALL ORDER BY business_date"""
 _KEPT = """
+CREATE OR REPLACE TEMP TABLE kept AS
 SELECT business_date, household_id, store_id, basket_id, product_id, quantity AS item_qty,
     sales_value::DECIMAL(12, 2) AS sales_usd, retail_disc::DECIMAL(12, 2) AS retail_discount_usd,
     coupon_disc::DECIMAL(12, 2) AS coupon_discount_usd,
     coupon_match_disc::DECIMAL(12, 2) AS coupon_match_discount_usd,
     timezone('UTC', transaction_timestamp) AS transacted_at
-FROM (FROM delivered ANTI JOIN failures ON failures.row_id = delivered.rowid)
+FROM (FROM delivered ANTI JOIN failures ON failures.row_id = delivered.rowid) WHERE is_judged
 ORDER BY business_date, basket_id, product_id"""
 _IS_FLOAT = {name for name, type_ in TRANSACTIONS_DROP.columns if pa.types.is_floating(type_)}
 _JSON = ", ".join(
@@ -63,53 +95,86 @@ _JSON = ", ".join(
     f"'{name}': CASE WHEN isfinite({name}) THEN to_json({name}) ELSE to_json({name}::VARCHAR) END"
     if name in _IS_FLOAT
     else f"'{name}': to_json({name})"
-    for name in TRANSACTIONS_DROP.schema.names
+    for name in _NAMES
 )
 _QUARANTINED = f"""
-SELECT business_date, rule_id, reason, source_file, source_line, to_json({{{_JSON}}})::VARCHAR AS row_json
+CREATE OR REPLACE TEMP TABLE quarantined AS
+SELECT business_date, household_id, rule_id, reason, source_file, source_line, CASE WHEN is_readable
+    THEN to_json({{{_JSON}}}) ELSE json_merge_patch(unreadable, {{'household_id': household_id}}::JSON) END::VARCHAR
+    AS row_json
 FROM delivered JOIN failures ON failures.row_id = delivered.rowid
 ORDER BY business_date, source_file, source_line"""
+_COUNTS = """
+SELECT business_date, source_file, count(*) AS rows_in,
+    count(*) FILTER (is_judged AND row_id IS NULL) AS rows_kept, count(row_id) AS rows_quarantined,
+    count(*) FILTER (is_copy AND NOT is_erased) AS rows_duplicate, count(*) FILTER (is_erased) AS rows_erased
+FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid GROUP BY ALL ORDER BY ALL"""
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Delivered lines, each in exactly one of the two tables, which have the columns of their contracts."""
+class Delivery:
+    """What is read for the business dates from `first` to `last`: files of their drops and of the late ones after.
 
-    kept: pa.Table
-    quarantined: pa.Table
+    `products` holds the snapshot known on each of the dates.
+    """
+
+    first: date
+    last: date
+    files: Sequence[tuple[Drop, DeliveredFile]]
+    products: Sequence[Drop]
+    late_days: int
+
+    def __str__(self) -> str:
+        return f"transactions, business_date {self.first} to {self.last}"
 
 
-def sort_out(
-    connection: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    delivered: Sequence[Drop],
-    products: Sequence[Drop],
-) -> Lines:
-    """The good and the bad lines of the drops; `products` holds the snapshot known on each of their dates.
+def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery: Delivery) -> list[dict[str, object]]:
+    """Rows per business date and file: in, kept, quarantined, duplicate, erased.
+
+    The lines are left on the connection, each in exactly one of the tables `kept` and `quarantined`, which have the
+    columns of their contracts; copies and lines of erased households are in neither. Expects `ops__tombstones` there.
 
     Raises:
         ChecksFailed: a day has too many bad or odd lines.
         EngineFailure: a rule could not be evaluated.
     """
-    lines = [str(path) for drop in delivered for path in drop.paths]
-    if not lines:
-        return Lines(CORE_TRANSACTIONS.schema.empty_table(), QUARANTINE_TRANSACTIONS.schema.empty_table())
-    parameters = {
-        "landing": str(settings.landing),
-        "zone": settings.business_timezone,
-        "lines": lines,
-        "products": [str(path) for drop in products for path in drop.paths],
+    scratch = settings.home / "scratch"
+    register_files(connection, delivery.files, scratch)
+    parameters = {"first": delivery.first, "last": delivery.last, "late_days": delivery.late_days}
+    paths = [row[0] for row in connection.sql("SELECT path FROM files").fetchall()]
+    connection.execute(_READ, {**parameters, "paths": paths, "zone": settings.business_timezone})
+    _register_products(connection, delivery.products, scratch)
+    register_pseudonyms(connection, settings, "read", "raw_id")
+    connection.execute(_DELIVERED, {"late_days": delivery.late_days})
+    connection.execute("DROP TABLE read")
+    connection.register("failures", _find_failures(connection, where=str(delivery)))
+    _require_sound_days(connection, where=str(delivery))
+    connection.execute(_KEPT)
+    connection.execute(_QUARANTINED)
+    counts: list[dict[str, object]] = connection.sql(_COUNTS).to_arrow_table().to_pylist()
+    return counts
+
+
+def register_files(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[Drop, DeliveredFile]], scratch: Path
+) -> None:
+    """Register `files`: path as Parquet, name below landing, and date of the drop."""
+    columns = {
+        "path": pa.array([str(as_parquet(connection, drop, file, scratch)) for drop, file in files], pa.string()),
+        "source_file": pa.array([drop.name_of(file) for drop, file in files], pa.string()),
+        "drop_date": pa.array([drop.business_date for drop, _ in files], pa.date32()),
     }
-    connection.execute(_DELIVERED, parameters)
-    connection.register("failures", _find_failures(connection, where=_where(delivered)))
-    _require_sound_days(connection, where=_where(delivered))
-    kept = connection.sql(_KEPT).to_arrow_table().cast(CORE_TRANSACTIONS.schema)
-    quarantined = connection.sql(_QUARANTINED).to_arrow_table().cast(QUARANTINE_TRANSACTIONS.schema)
-    connection.unregister("failures")
-    rows_in, rows_out = sum(drop.rows for drop in delivered), kept.num_rows + quarantined.num_rows
-    accounted = Check("lines_accounted_for", rows_in == rows_out, rows_out, rows_in)
-    require([accounted], where=_where(delivered), remedy="report it: a line was lost or doubled by the query")
-    return Lines(kept, quarantined)
+    connection.register("files", pa.table(columns))
+
+
+def _register_products(connection: duckdb.DuckDBPyConnection, products: Sequence[Drop], scratch: Path) -> None:
+    known = [
+        f"SELECT DATE '{drop.business_date}' AS known_date, product_id, product_type, department, product_category "
+        f"FROM read_parquet('{as_parquet(connection, drop, file, scratch)}', hive_partitioning = false)"
+        for drop in products
+        for file in drop.manifest.files
+    ]
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW known_products AS {' UNION ALL '.join(known)}")
 
 
 def _find_failures(connection: duckdb.DuckDBPyConnection, *, where: str) -> pa.Table:
@@ -117,37 +182,40 @@ def _find_failures(connection: duckdb.DuckDBPyConnection, *, where: str) -> pa.T
     from expectations.transactions import row_expectations
     from pipelines.validation import validate
 
-    validation = validate(_judged_frame(connection), row_expectations(), where=where)
-    broken: dict[int, list[Check]] = defaultdict(list)
-    for check in validation.checks:
-        for row in validation.failing_rows[check.name]:
-            broken[int(str(row))].append(check)
+    rows = connection.sql("SELECT coalesce(max(rowid) + 1, 0) FROM delivered").fetchall()[0][0]
+    rules: dict[int, list[tuple[str, str]]] = {}
+    for start in range(0, rows, _BATCH_ROWS):
+        frame = _judged_frame(connection, start)
+        validation = validate(frame, row_expectations(), where=where)
+        for check in validation.checks:
+            for row in validation.failing_rows[check.name]:
+                rules.setdefault(int(str(row)), []).append((check.name, str(check.expected)))
     return pa.table(
         {
-            "row_id": pa.array(broken, pa.int64()),
-            "rule_id": pa.array([checks[0].name for checks in broken.values()], pa.string()),
+            "row_id": pa.array(rules, pa.int64()),
+            "rule_id": pa.array([broken[0][0] for broken in rules.values()], pa.string()),
             "reason": pa.array(
-                ["violates: " + "; ".join(str(check.expected) for check in checks) for checks in broken.values()],
+                ["violates: " + "; ".join(expected for _, expected in broken) for broken in rules.values()],
                 pa.string(),
             ),
         }
     )
 
 
-def _judged_frame(connection: duckdb.DuckDBPyConnection) -> "pd.DataFrame":
+def _judged_frame(connection: duckdb.DuckDBPyConnection, start: int) -> "pd.DataFrame":
     import pandas as pd
 
     integers = {pa.int64(): pd.Int64Dtype()}  # a null must not turn the other ids into floats
-    rows = connection.sql(_JUDGED).to_arrow_table()
+    rows = connection.sql(_JUDGED, params={"start": start, "stop": start + _BATCH_ROWS}).to_arrow_table()
     frame: pd.DataFrame = rows.to_pandas(types_mapper=integers.get, date_as_object=False)
-    return frame
+    return frame.set_index("row_id").rename_axis(None)  # named, the failing rows would come as dictionaries
 
 
 def _require_sound_days(connection: duckdb.DuckDBPyConnection, *, where: str) -> None:
-    from expectations.transactions import day_expectations
+    from expectations.transactions import LATE, day_expectations
     from pipelines.validation import validate
 
-    days = connection.sql(_DAYS).to_arrow_table().to_pandas().set_index("business_date")
+    days = connection.sql(_DAYS, params={"late": LATE}).to_arrow_table().to_pandas().set_index("business_date")
     checks = validate(days, day_expectations(), where=where).checks
     require(
         checks,
@@ -155,7 +223,3 @@ def _require_sound_days(connection: duckdb.DuckDBPyConnection, *, where: str) ->
         remedy="look at the delivered files; have them delivered again, or correct the limits in "
         "expectations/transactions.py if the business has changed",
     )
-
-
-def _where(delivered: Sequence[Drop]) -> str:
-    return f"transactions, business_date {delivered[0].business_date} to {delivered[-1].business_date}"

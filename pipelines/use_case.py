@@ -100,6 +100,7 @@ class UseCase(_Frozen):
     item: str
     horizon_days: int = Field(ge=1, le=366)
     top_n: int = Field(ge=1, le=1000)
+    late_window_days: int = Field(3, ge=0, le=31, description="How late a purchase may be delivered and still count")
     base_tables: tuple[BaseTable, ...] = ()
     feature_tables: tuple[FeatureTable, ...] = Field(min_length=1)
     positives_sql: str

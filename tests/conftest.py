@@ -1,6 +1,7 @@
 """What the tests share: settings with a folder of their own, drops made by hand, and the real year."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 from pipelines import lake
 from pipelines.contracts import CORE_TABLES, DROPS, QUARANTINE_TRANSACTIONS, SCHEMA_VERSION
-from pipelines.drops import MANIFEST, DeliveredFile, Manifest, drop_folder
+from pipelines.drops import MANIFEST, DeliveredFile, Manifest, drop_name
 from pipelines.ingest import ingest
 from pipelines.landing import FIRST_DATE, LAST_DATE, land
 from pipelines.settings import Settings
+
+os.environ.setdefault("NIGHTJAR_DEMO", "true")  # the pseudonym key that everybody knows
 
 
 class Deliver(Protocol):
@@ -47,7 +50,7 @@ def deliver(settings: Settings) -> Deliver:
 
     def deliver(name: str, day: date, rows: Sequence[Mapping[str, Any]] | pa.Table, **facts: Any) -> Path:
         contract = DROPS[name]
-        folder = drop_folder(settings.landing, contract, day)
+        folder = settings.landing.folder / drop_name(contract, day)
         folder.mkdir(parents=True, exist_ok=True)
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), contract.schema)
         file = folder / "part-0.parquet"

@@ -49,7 +49,7 @@ def test_a_key_that_is_no_business_date_fails_at_once_with_a_named_error(setting
     assert (tasks["ingest_day"].state, tasks["ingest_day"].try_number) == ("failed", 1)
     assert "InvalidRunParameter: the run names no business date" in capfd.readouterr().out
     assert events_of(tasks["ingest_day"].run_id) == []
-    assert not settings.lake.exists()
+    assert not settings.lake.folder.exists()
 
 
 def test_a_missing_drop_is_not_retried(settings, run_dag, capfd):

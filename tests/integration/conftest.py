@@ -28,10 +28,10 @@ def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Calla
             if until:
                 copy.execute("DELETE FROM ops__ingest_log WHERE business_date > ?", [str(until)])
                 copy.commit()
-        for table in year.lake.glob("core__*"):
-            shutil.copytree(table, settings.lake / table.name, copy_function=os.link)
+        for table in year.lake.folder.glob("core__*"):
+            shutil.copytree(table, settings.lake.folder / table.name, copy_function=os.link)
             if until:
-                _forget_later(settings.lake / table.name, until)
+                _forget_later(settings.lake.folder / table.name, until)
         return settings
 
     return year_copy

@@ -29,7 +29,7 @@ def home(year_copy):
 def candidates(home, number):
     """Keys of so many candidates, the same ones each time."""
     keys = ", ".join(USE_CASE.keys)
-    snapshot = lake.snapshot_path(home.lake, PAIR, DAY)
+    snapshot = home.lake.folder / lake.snapshot_name(PAIR, DAY)
     return duckdb.sql(
         f"SELECT {keys} FROM '{snapshot}' ORDER BY hash({keys}, 7), {keys} LIMIT {number}"
     ).to_arrow_table()
@@ -62,7 +62,7 @@ def test_online_features_equal_those_of_training(home):
 
 
 def test_a_correction_that_came_later_does_not_change_what_was_known(home):
-    snapshot = lake.snapshot_path(home.lake, PAIR, DAY)
+    snapshot = home.lake.folder / lake.snapshot_name(PAIR, DAY)
     ends = end_of_day(home, DAY)
     known = pq.read_table(snapshot, partitioning=None).slice(0, 50)
     corrected = known.set_column(

@@ -32,7 +32,7 @@ def content(settings, table, day):
 @pytest.mark.parametrize("day", DATES, ids=str)
 def test_later_data_does_not_change_the_features_of_a_date(whole, year_copy, day):
     cut = year_copy(until=day)
-    on_disk = {file.parent.name for file in cut.lake.glob("core__transactions/*/*.parquet")}
+    on_disk = {file.parent.name for file in cut.lake.folder.glob("core__transactions/*/*.parquet")}
     assert max(on_disk) == f"business_date={day}"
 
     report = build_features(cut, USE_CASE, day, "test")
@@ -60,7 +60,7 @@ def test_a_date_that_was_not_ingested_is_refused(year_copy):
         build_features(settings, USE_CASE, date(2017, 2, 20), "test")
 
     assert "2017-02-20" in str(refused.value)
-    assert not any((settings.lake / name).exists() for name in TABLES)
+    assert not any((settings.lake.folder / name).exists() for name in TABLES)
 
 
 def test_there_are_40_to_80_features_with_names_of_their_own():

@@ -11,6 +11,8 @@ from pipelines import lake, registry, warehouse
 from pipelines.contracts import CORE_PRODUCTS, CORE_TRANSACTIONS
 from pipelines.engine import open_core
 from pipelines.features import compute_features, end_of_day
+from pipelines.ingest import COUNTS
+from pipelines.pseudonyms import key_id
 from pipelines.settings import Settings
 from pipelines.use_case import FeatureTable, Kpi, SimpleRule, UseCase
 
@@ -90,7 +92,7 @@ def log(settings: Settings, *days: int) -> None:
     """Note these days as ingested, and create the warehouse where it is missing."""
     warehouse.create_tables(settings, [SHOP])
     done = {"run_id": "test", "table_name": CORE_TRANSACTIONS.name, "table_version": "1"}
-    done |= dict.fromkeys(("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate"), 0)
+    done |= {"attempt": 1, "status": "replaced", "key_id": key_id(settings)} | dict.fromkeys(COUNTS, 0)
     with warehouse.open_warehouse(settings) as connection:
         warehouse.append_rows(
             connection, warehouse.INGEST_LOG, [{**done, "business_date": day(number)} for number in days]

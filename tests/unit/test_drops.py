@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contracts import REFERENCE_DROPS, TRANSACTIONS_DROP
-from pipelines.drops import check_files, find_drops, newest_drop
+from pipelines.drop_files import check_files
+from pipelines.drops import find_drops, newest_drop
 from pipelines.errors import (
     DateOutsideData,
     EmptyDay,
@@ -46,12 +47,12 @@ def a_table(**changed):
 
 
 def test_a_good_drop_is_found_with_its_facts(settings, deliver):
-    folder = deliver("transactions", DAY, [LINE, {**LINE, "product_id": 5}])
+    deliver("transactions", DAY, [LINE, {**LINE, "product_id": 5}])
 
     (drop,) = find_and_check(settings)
 
-    assert (drop.business_date, drop.rows, drop.paths) == (DAY, 2, [folder / "part-0.parquet"])
-    assert drop.sha256 == drop.manifest.files[0].sha256
+    assert (drop.business_date, drop.rows, len(drop.manifest.files)) == (DAY, 2, 1)
+    assert drop.name_of(drop.manifest.files[0]) == "transactions/date=2017-05-06/part-0.parquet"
 
 
 def test_a_further_column_and_another_order_are_accepted(settings, deliver):

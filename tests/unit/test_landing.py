@@ -20,20 +20,20 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 def delivered(settings: Settings) -> dict[str, list[str]]:
     return {
-        contract: sorted(folder.name.removeprefix("date=") for folder in (settings.landing / contract).glob("*"))
+        contract: sorted(folder.name.removeprefix("date=") for folder in (settings.landing.folder / contract).glob("*"))
         for contract in DROPS
     }
 
 
 def test_landing_the_same_dates_again_leaves_the_same_bytes(settings):
     land(settings, NEW_YEAR, date(2017, 1, 3))
-    before = content_of(settings.landing)
+    before = content_of(settings.landing.folder)
 
     land(settings, date(2017, 1, 2), date(2017, 1, 2))
     land(settings, NEW_YEAR, date(2017, 1, 3))
 
     assert len(before) > 20
-    assert content_of(settings.landing) == before
+    assert content_of(settings.landing.folder) == before
 
 
 def test_landing_day_by_day_leaves_the_bytes_of_landing_the_range(settings, tmp_path):
@@ -42,13 +42,13 @@ def test_landing_day_by_day_leaves_the_bytes_of_landing_the_range(settings, tmp_
         land(alone, day, day)
     land(settings, date(2017, 2, 27), date(2017, 3, 1))
 
-    assert content_of(alone.landing) == content_of(settings.landing)
+    assert content_of(alone.landing.folder) == content_of(settings.landing.folder)
 
 
 def test_a_drop_is_what_its_manifest_says(settings):
     land(settings, date(2017, 1, 2), date(2017, 1, 2))
 
-    folder = settings.landing / "transactions" / "date=2017-01-02"
+    folder = settings.landing.folder / "transactions" / "date=2017-01-02"
     content = (folder / "part-0.parquet").read_bytes()
     assert json.loads((folder / "manifest.json").read_text()) == {
         "drop": "transactions",
@@ -61,6 +61,7 @@ def test_a_drop_is_what_its_manifest_says(settings):
                 "rows": 4251,  # counted with pandas
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
+                "encoding": "utf-8",
             }
         ],
     }
@@ -81,7 +82,7 @@ def test_reference_drops_come_on_the_dates_on_which_they_change(settings):
         "campaigns": ["2017-01-01", "2017-03-03"],  # 24, 25, 26 began in 2016; 1 began on 3 March
         "coupons": ["2017-01-01", "2017-03-03"],
     }
-    began = pq.read_table(settings.landing / "campaigns" / "date=2017-03-03" / "part-0.parquet")
+    began = pq.read_table(settings.landing.folder / "campaigns" / "date=2017-03-03" / "part-0.parquet")
     assert set(began["campaign_id"].to_pylist()) == {1}
 
 
@@ -89,7 +90,7 @@ def test_christmas_is_closed_and_the_days_around_it_are_not(settings):
     report = land(settings, date(2017, 12, 24), date(2017, 12, 26))
 
     closed = {
-        day: json.loads((settings.landing / f"transactions/date=2017-12-{day}/manifest.json").read_text())
+        day: json.loads((settings.landing.folder / f"transactions/date=2017-12-{day}/manifest.json").read_text())
         for day in (24, 25, 26)
     }
     assert {day: manifest["is_closed"] for day, manifest in closed.items()} == {
@@ -98,7 +99,7 @@ def test_christmas_is_closed_and_the_days_around_it_are_not(settings):
         26: False,
     }
     assert closed[25]["files"] == []
-    assert not (settings.landing / "transactions" / "date=2017-12-25" / "part-0.parquet").exists()
+    assert not (settings.landing.folder / "transactions" / "date=2017-12-25" / "part-0.parquet").exists()
     assert report.days == 3
 
 
@@ -123,4 +124,4 @@ def test_dates_outside_the_data_are_refused_and_nothing_is_written(settings, fir
     with pytest.raises(DateOutsideData):
         land(settings, first, last)
 
-    assert not settings.landing.exists()
+    assert not settings.landing.folder.exists()

@@ -1,0 +1,182 @@
+"""The files of a drop: whether each is the one that its manifest describes, and its rows as Parquet."""
+
+import gzip
+import hashlib
+from collections.abc import Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.drops import DeliveredFile, Drop, deliver_again, wrong_manifest
+from pipelines.errors import MissingColumn, UnreadableFile, WrongType
+from pipelines.storage import replacing
+
+_BOM = b"\xef\xbb\xbf"
+_LONGEST_LINE_BYTES = 4_000_000
+
+
+def check_files(drop: Drop) -> None:
+    """Nothing, when each file is the one that the manifest describes and has the contract's columns.
+
+    The rows of a CSV file are counted when it is read.
+
+    Raises:
+        UnreadableFile, MissingColumn, WrongType, WrongManifest: what is wrong with which file.
+    """
+    for file in drop.manifest.files:
+        path = _fetch(drop, file)
+        found: dict[str, object] = {}
+        if file.name.endswith(".parquet"):
+            schema, found["rows"] = _read_footer(path, drop)
+            _check_schema(schema, path, drop)
+        else:
+            _check_header(path, drop, file)
+        with path.open("rb") as content:
+            found |= {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+        for fact, value in found.items():
+            if value != getattr(file, fact):
+                raise wrong_manifest(
+                    "the file is not the manifest's", path, f"{fact} {getattr(file, fact)}", value, drop
+                )
+
+
+def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: DeliveredFile, scratch: Path) -> Path:
+    """A delivered file as Parquet with the contract's types: itself, or what was read from CSV, under `scratch`.
+
+    A CSV row with a value that is not of its column's type keeps the whole row as JSON in `unreadable`. Memory does
+    not follow the file's size; a file that unpacks to more rows than its manifest says is not read on.
+
+    Raises:
+        UnreadableFile, WrongManifest: the text is no CSV in the declared encoding, or has other rows than declared.
+    """
+    path = _fetch(drop, file)
+    if file.name.endswith(".parquet"):
+        return path
+    staged = scratch / f"{drop.contract.name}-{file.sha256}.parquet"
+    names = drop.contract.schema.names
+    typed = {name: _typed(name, type_) for name, type_ in drop.contract.columns}
+    is_lost = " OR ".join(f"({sql}) IS NULL AND nullif({name}, '') IS NOT NULL" for name, sql in typed.items())
+    whole = ", ".join(f"'{name}': {name}" for name in names)
+    query = f"""
+        SELECT {", ".join(f"{sql} AS {name}" for name, sql in typed.items())},
+            CASE WHEN {is_lost} THEN to_json({{{whole}}})::VARCHAR END AS unreadable
+        FROM read_csv('{str(path).replace("'", "''")}', all_varchar = true, header = true, delim = ',', quote = '"',
+            escape = '"', encoding = '{file.encoding.removesuffix("-sig")}', strict_mode = true,
+            max_line_size = {_LONGEST_LINE_BYTES}) LIMIT {file.rows + 1}"""
+    try:
+        with replacing(staged) as unfinished:
+            connection.execute(f"COPY ({query}) TO '{unfinished}' (FORMAT parquet)")
+    except duckdb.Error as error:
+        raise _unreadable(path, error, drop) from error
+    rows = pq.read_metadata(staged).num_rows
+    if rows != file.rows:
+        found = f"more than {file.rows}" if rows > file.rows else rows
+        raise wrong_manifest("the file is not the manifest's", path, f"rows {file.rows}", found, drop)
+    return staged
+
+
+def check_content(drops: Sequence[Drop]) -> None:
+    """Nothing, when every Parquet file can be read to its end: slower than `check_files`, for after a failure.
+
+    Raises:
+        UnreadableFile: names the first one that cannot.
+    """
+    for drop in drops:
+        for file in drop.manifest.files:
+            path = _fetch(drop, file)
+            if path.suffix == ".parquet":
+                try:
+                    pq.read_table(path, partitioning=None)
+                except (pa.ArrowException, OSError) as error:
+                    raise _unreadable(path, error, drop) from error
+
+
+def _fetch(drop: Drop, file: DeliveredFile) -> Path:
+    try:
+        path = drop.landing.fetch(drop.name_of(file))
+    except FileNotFoundError:
+        raise wrong_manifest(
+            "the manifest names a file that does not exist",
+            drop.landing.uri_of(drop.name_of(file)),
+            file.name,
+            "no file",
+            drop,
+        ) from None
+    if path.is_symlink():
+        raise wrong_manifest("a link is not a delivered file", path, "a file", f"a link to {path.readlink()}", drop)
+    return path
+
+
+def _typed(name: str, type_: pa.DataType) -> str:
+    """SQL for a text column's values in the contract's type; null where a value is not of that type."""
+    text = f"nullif({name}, '')"
+    if pa.types.is_string(type_):
+        return text
+    if pa.types.is_integer(type_):  # a cast alone would round 3.7
+        return f"CASE WHEN regexp_full_match({text}, '[+-]?[0-9]+') THEN TRY_CAST({text} AS BIGINT) END"
+    kinds = {"double": "DOUBLE", "timestamp[us]": "TIMESTAMP", "date32[day]": "DATE"}
+    return f"TRY_CAST({text} AS {kinds[str(type_)]})"
+
+
+def _check_header(path: Path, drop: Drop, file: DeliveredFile) -> None:
+    try:
+        with _open_text(path) as content:
+            line = content.readline(_LONGEST_LINE_BYTES)
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise _unreadable(path, error, drop) from error
+    if line.startswith(_BOM) and file.encoding != "utf-8-sig":
+        raise _unreadable(path, ValueError(f"a byte order mark, but the manifest declares {file.encoding}"), drop)
+    names = line.removeprefix(_BOM).decode(file.encoding.removesuffix("-sig"), errors="replace").strip().split(",")
+    for name, type_ in drop.contract.columns:
+        if name not in [found.strip('"') for found in names]:
+            raise _missing_column(name, type_, path, names, drop)
+
+
+def _open_text(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _read_footer(path: Path, drop: Drop) -> tuple[pa.Schema, int]:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error, drop) from error
+
+
+def _check_schema(found: pa.Schema, path: Path, drop: Drop) -> None:
+    for name, type_ in drop.contract.columns:
+        if name not in found.names:
+            raise _missing_column(name, type_, path, found.names, drop)
+        if found.field(name).type != type_:
+            raise WrongType(
+                f"the column {name} has another type than agreed",
+                where=str(path),
+                expected=f"{name} ({type_})",
+                found=f"{name} ({found.field(name).type})",
+                remedy=f"deliver a file with the agreed types: {deliver_again(drop.business_date)}",
+            )
+
+
+def _missing_column(name: str, type_: pa.DataType, path: Path, found: Sequence[str], drop: Drop) -> MissingColumn:
+    return MissingColumn(
+        f"the column {name} is missing",
+        where=str(path),
+        expected=f"{name} ({type_})",
+        found=", ".join(found)[:500],
+        remedy=f"deliver a file with every agreed column: {deliver_again(drop.business_date)}",
+    )
+
+
+def _unreadable(path: Path, error: Exception, drop: Drop) -> UnreadableFile:
+    return UnreadableFile(
+        "the file cannot be read",
+        where=str(path),
+        expected=f"a whole {'Parquet' if path.suffix == '.parquet' else 'CSV'} file, encoded as declared",
+        # the first line only: the others of a CSV error quote the row, with its household
+        found=f"{path.stat().st_size} bytes; {(str(error).splitlines() or [type(error).__name__])[0]}",
+        remedy=deliver_again(drop.business_date),
+    )
