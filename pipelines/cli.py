@@ -168,6 +168,8 @@ def _print(report: object) -> None:
 def _show(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, tuple):
+        return f"{value[0]} … {value[-1]} ({len(value)})" if len(value) > 1 else str(*value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

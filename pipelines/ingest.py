@@ -28,6 +28,7 @@ from pipelines.use_cases import load_use_cases
 
 COUNTS = ("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
 _LOOK_BACK_DAYS = 35  # how far back a file that came after the late window is noticed
+_CHUNK_LINES = 150_000  # beyond the first day's; what is settled at once stays as small however big a day
 Log = list[dict[str, Any]]
 
 
@@ -100,13 +101,16 @@ class _Batch:
         self.repeats = self._repeated_files()
 
     def chunks(self) -> Iterator[tuple[date, date]]:
-        """First and last date of each stretch of days that is settled at once."""
+        """First and last date of each stretch of days that is settled at once: few enough days, and lines."""
         days = sorted(self.dates)
         while days:
-            end = days[0] + timedelta(days=self.settings.ingest_chunk_days)
-            chunk = [
-                day for position, day in enumerate(days) if day < end and day == days[0] + timedelta(days=position)
-            ]
+            chunk, lines = days[:1], 0
+            for day in days[1:]:
+                lines += self.delivered[day].rows
+                is_next = day - chunk[-1] == timedelta(days=1)
+                if not is_next or len(chunk) == self.settings.ingest_chunk_days or lines > _CHUNK_LINES:
+                    break
+                chunk.append(day)
             yield chunk[0], chunk[-1]
             days = days[len(chunk) :]
 

@@ -18,7 +18,7 @@ from pipelines.contracts import TableContract
 from pipelines.errors import EngineFailure, MissingPartition
 from pipelines.storage import Location
 
-_BATCH_ROWS = 1_000_000  # the Delta writer does not keep the order of several batches; nothing rests on it
+_BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
 
 
