@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from importlib import import_module
 from typing import Any
 
 import duckdb
@@ -66,6 +67,7 @@ def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestRe
     drops.days_between(first, last)
     use_cases = load_use_cases(settings).values()
     late_days = max((use_case.late_window_days for use_case in use_cases), default=0)
+    import_module("expectations.transactions")  # Great Expectations takes seconds to load, which are no step's cost
     warehouse.create_tables(settings, [])
     pseudonyms.require_same_key(settings)
     with measured(settings, "ingest", f"{first}..{last}" if first != last else f"{first}", run_id) as cost:

@@ -80,6 +80,9 @@ SELECT business_date::VARCHAR AS business_date, count(*) AS lines,
     avg(is_uncategorised::INT) AS uncategorised_share, avg((sales_value = 0)::INT) AS zero_sales_share
 FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid WHERE is_judged
 GROUP BY ALL ORDER BY business_date"""
+_BROKEN = """
+SELECT rule_id, count(*), arg_min(source_file, row_id), arg_min(source_line, row_id)
+FROM failures JOIN delivered ON failures.row_id = delivered.rowid GROUP BY rule_id ORDER BY count(*) DESC, rule_id"""
 _KEPT = """
 CREATE OR REPLACE TEMP TABLE kept AS
 SELECT business_date, household_id, store_id, basket_id, product_id, quantity AS item_qty,
@@ -217,9 +220,11 @@ def _require_sound_days(connection: duckdb.DuckDBPyConnection, *, where: str) ->
 
     days = connection.sql(_DAYS, params={"late": LATE}).to_arrow_table().to_pandas().set_index("business_date")
     checks = validate(days, day_expectations(), where=where).checks
+    broken = connection.sql(_BROKEN).fetchall()
+    shown = "; ".join(f"{rule} {rows}, such as {file}, row {row}" for rule, rows, file, row in broken) or "none"
     require(
         checks,
         where=where,
-        remedy="look at the delivered files; have them delivered again, or correct the limits in "
-        "expectations/transactions.py if the business has changed",
+        remedy=f"look at the delivered files (lines that break a rule: {shown}); have them delivered again, or correct "
+        "the limits in expectations/transactions.py if the business has changed",
     )

@@ -235,6 +235,10 @@ def test_an_implausible_day_is_refused_whole(settings, deliver_day, rule, lines)
 
     assert str(caught.value.expected).startswith(f"{rule}: ")
     assert str(DAY) in str(caught.value.found)
+    if rule == "quarantined_share":
+        assert "quantity_not_negative 11, such as transactions/date=2017-05-06/part-0.parquet, row 189" in str(
+            caught.value
+        )
     assert state_of(settings) == before
 
 
