@@ -19,7 +19,7 @@ from pipelines.use_case import UseCase
 from pipelines.use_cases import get_use_case, load_use_cases
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode="rich")
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
 Day = Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date")]
