@@ -35,7 +35,8 @@ class Band:
     is_ratio: bool = False
 
 
-# Calibrated on 2017; table of false alarms and of faults found in tests/integration/test_history_year.py.
+# Calibrated on 2017 (336 days with four of their weekday before them): nothing blocked, Thanksgiving and Christmas
+# included; 42 warnings on 28 days, .74 % of 5,710 checks. tests/integration/test_history_year.py holds it to that.
 _VOLUME = Band(1.4, 2.5, is_ratio=True)  # the day before Thanksgiving has 1.87 times the usual sales
 _RARE = Band(0.015, 0.05)
 _REPEATED = Band(0.04, 0.1)  # the commonest amount but 0: where it jumps, a code took the place of amounts

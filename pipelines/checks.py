@@ -42,16 +42,10 @@ def require(checks: Iterable[Check], *, where: str, remedy: str) -> Sequence[Che
 
 def log_rows(checks: Iterable[Check], *, table: str, day: date, run_id: str) -> list[dict[str, object]]:
     """A row of ops__check_log for each check; to be appended before `require` decides, so that failures are kept."""
+    partition = {"run_id": run_id, "table_name": table, "business_date": day}
     return [
-        {
-            "run_id": run_id,
-            "table_name": table,
-            "business_date": day,
-            "check_name": check.name,
-            "observed": str(check.observed),
-            "expected": str(check.expected),
-            "is_blocking": check.is_blocking,
-            "is_success": check.success,
-        }
+        partition
+        | {"check_name": check.name, "observed": str(check.observed), "expected": str(check.expected)}
+        | {"is_blocking": check.is_blocking, "is_success": check.success}
         for check in checks
     ]

@@ -143,7 +143,7 @@ def backtest(
 
 @app.command()
 def profile(
-    day: Day, table: Annotated[str, typer.Option(help="Core or feature table of the lake")] = "core__transactions"
+    day: Day, table: Annotated[str, typer.Option(help="Core table of the lake")] = "core__transactions"
 ) -> None:
     """Write an HTML page about a table at a date: distributions, missing values, drift against the month before.
 

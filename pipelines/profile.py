@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 REFERENCE_DAYS = 28
 SAMPLE_ROWS = 20_000
-_NUMBERS = ("BIGINT", "INTEGER", "FLOAT", "DOUBLE", "DECIMAL")
-_DATED = ("business_date", "as_of", "event_timestamp", "created_timestamp")
 
 
 @dataclass(frozen=True)
@@ -35,23 +33,26 @@ class ProfileReport:
 
 
 def profile(settings: Settings, table: str, day: date) -> ProfileReport:
-    """Write the page about a core or feature table at a date: distributions, missing values, and drift if it can.
+    """Write the page about a core table at a date: distributions, missing values, and drift if it can.
 
-    Drift needs rows in the `REFERENCE_DAYS` before. The page shows no id and draws at most `SAMPLE_ROWS` rows of either side, chosen by their hash. Its drift marks are
-    Evidently's own, good for a look; what counts as drift is for `monitor` to decide.
+    Drift needs rows in the `REFERENCE_DAYS` before. The page shows no id and draws at most `SAMPLE_ROWS` rows of
+    either side, chosen by their hash. What drift means is for `monitor` to decide: Evidently's marks are for a look.
 
     Raises:
         MissingPartition: the table has no partition of the date.
     """
     with open_engine(settings) as connection:
-        current = _sample(connection, settings, table, day, day)
-        reference = _sample(connection, settings, table, day - timedelta(days=REFERENCE_DAYS), day - timedelta(days=1))
+        current = _sample(connection, lake.files_of(settings.lake, table, first=day, last=day))
+        before = lake.files_of(
+            settings.lake, table, first=day - timedelta(days=REFERENCE_DAYS), last=day - timedelta(days=1)
+        )
+        reference = _sample(connection, before)
     if current is None:
         raise MissingPartition(
             "there is nothing to draw",
             where=f"{table}, {day}",
-            expected=f"a partition of that date in a feature table or in one of {', '.join(CORE_TABLES)}",
-            remedy=f"nightjar ingest --from {day} --to {day}, or nightjar features --date {day}",
+            expected=f"a partition of that date in one of {', '.join(CORE_TABLES)}",
+            remedy=f"nightjar ingest --from {day} --to {day}",
         )
     from evidently import Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
@@ -63,28 +64,15 @@ def profile(settings: Settings, table: str, day: date) -> ProfileReport:
     return ProfileReport(table, day, rows, reference_rows, page)
 
 
-def _sample(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, table: str, first: date, last: date
-) -> "Dataset | None":
-    from evidently import DataDefinition, Dataset
-
-    files = _files(settings, table, first, last)
+def _sample(connection: duckdb.DuckDBPyConnection, files: list[str]) -> "Dataset | None":
     if not files:
         return None
+    from evidently import DataDefinition, Dataset
+
     rows = connection.read_parquet(files, hive_partitioning=False)
-    kinds = {
-        name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if not name.endswith("_id")
-    }
-    numbers = [name for name, kind in kinds.items() if kind.startswith(_NUMBERS)]
-    words = [name for name, kind in kinds.items() if kind in ("VARCHAR", "BOOLEAN") and name not in _DATED]
+    kinds = {name: str(kind) for name, kind in zip(rows.columns, rows.types, strict=True) if not name.endswith("_id")}
+    numbers = [name for name, kind in kinds.items() if kind == "BIGINT" or kind.startswith("DECIMAL")]
+    words = [name for name, kind in kinds.items() if kind == "VARCHAR"]
     columns = ", ".join([*(f"{name}::DOUBLE AS {name}" for name in numbers), *words])
     frame = connection.sql(f"SELECT {columns} FROM rows ORDER BY hash(rows) LIMIT {SAMPLE_ROWS}").df()
     return Dataset.from_pandas(frame, DataDefinition(numerical_columns=numbers, categorical_columns=words))
-
-
-def _files(settings: Settings, table: str, first: date, last: date) -> list[str]:
-    if table in CORE_TABLES:
-        return lake.files_of(settings.lake, table, first=first, last=last)
-    days = (first + timedelta(days=number) for number in range((last - first).days + 1))
-    paths = (lake.snapshot_path(settings.lake, table, day) for day in days)
-    return [str(path) for path in paths if path.exists()]

@@ -2,8 +2,8 @@
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlencode, urlsplit
 
 from airflow.configuration import conf
 from airflow.sdk import BaseOperatorLink
@@ -28,7 +28,6 @@ _EMPTY = {
     DATA_DOCS: "Nothing was validated yet. Each ingest, feature build and publication leaves its page here.",
     PROFILES: "There is no profile yet. nightjar profile --table core__transactions --date 2017-11-19 makes one.",
 }
-_SHOWN = 500
 Kind = Literal["data_docs", "profiles"]
 
 
@@ -37,15 +36,14 @@ class DataDocsLink(BaseOperatorLink):
 
     name = "Data docs"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002  # Airflow's signature
-        """Address of the list of that date's pages; of all pages where the run has no date."""
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the list of that date's pages; of all pages where the run has no date. Signature: Airflow's."""
         from airflow.models import DagRun
         from airflow.utils.session import create_session
 
         with create_session() as session:
-            run = session.query(DagRun).filter_by(dag_id=ti_key.dag_id, run_id=ti_key.run_id).one_or_none()
-            key = run.partition_key if run else None
-        return f"{URL}/{DATA_DOCS}" + (f"?date={key}" if key else "")
+            runs = session.query(DagRun.partition_key).filter_by(dag_id=ti_key.dag_id, run_id=ti_key.run_id)
+            return f"{URL}/{DATA_DOCS}?{urlencode({'date': runs.scalar() or ''})}"
 
 
 def create_app(home: Path) -> "FastAPI":
@@ -79,13 +77,13 @@ def _pages(home: Path, kind: str) -> dict[tuple[str, str], Path]:
 
 def _index(kind: str, pages: list[tuple[str, str]], date: str) -> str:
     rows = [
-        f'<tr><td>{escape(dates.replace("_", " to "))}</td>'
+        f"<tr><td>{escape(dates.replace('_', ' to '))}</td>"
         f'<td><a href="{escape(f"{kind}/{subject}/{dates}.html")}">{escape(subject)}</a></td></tr>'
         for dates, subject in ((name.removesuffix(".html"), subject) for name, subject in pages)
         if not date or dates[:10] <= date <= dates[-10:]
     ]
     choice = f'<p>Business date {escape(date)} · <a href="{kind}">all dates</a></p>' if date else ""
-    listed = f"<table><tr><th>Business date</th><th>What</th></tr>{''.join(rows[:_SHOWN])}</table>"
+    listed = f"<table><tr><th>Business date</th><th>What</th></tr>{''.join(rows)}</table>"
     return frame_page(TITLES[kind], choice + (listed if rows else f'<p class="empty">{_EMPTY[kind]}</p>'))
 
 
@@ -93,17 +91,12 @@ class NightjarPages(AirflowPlugin):
     """Registers the pages with Airflow."""
 
     name = "nightjar_pages"
-    external_views = [
-        {
-            "name": title,
-            "href": f"{URL}/{kind}",
-            "destination": destination,
-            "url_route": f"{kind}{'_of_dag' if destination == 'dag' else ''}",
-        }
+    external_views: ClassVar = [
+        {"name": title, "href": f"{URL}/{kind}", "destination": destination, "url_route": f"{kind}_{destination}"}
         for kind, title in TITLES.items()
         for destination in ("nav", "dag")
     ]
-    global_operator_extra_links = [DataDocsLink()]
+    global_operator_extra_links: ClassVar = [DataDocsLink()]
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:
