@@ -1,5 +1,7 @@
 """What must be true of a delivery of transactions: of each row, and of each day as a whole."""
 
+from dataclasses import dataclass
+
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.row_conditions import Column
@@ -16,6 +18,49 @@ MAX_ORPHAN_SHARE, MAX_UNCATEGORISED_SHARE, MAX_ZERO_SALES_SHARE = 0.02, 0.015, 0
 MIN_LINES_FOR_SHARES = 500
 MAX_QUARANTINED_SHARE = 0.05
 MIN_QUARANTINED_LINES_FOR_SHARE = 10
+MIN_WEEKDAYS = 4
+
+
+@dataclass(frozen=True)
+class Band:
+    """How far a day's figure may lie from the same weekday's median: beyond `warn` it is odd, beyond `block` wrong.
+
+    Both are least distances, a factor where `is_ratio` and else a difference; a weekday whose figures vary gets
+    more, that many times their median absolute deviation (MAD).
+    """
+
+    warn: float
+    block: float
+    warn_mads: float = 4
+    block_mads: float = 8
+    is_ratio: bool = False
+
+
+# Calibrated on 2017 (336 days with four of their weekday before them): nothing blocked, Thanksgiving and Christmas
+# included; 42 warnings on 28 days, .74 % of 5,710 checks. tests/integration/test_history_year.py holds it to that.
+_VOLUME = Band(1.4, 2.5, is_ratio=True)  # the day before Thanksgiving has 1.87 times the usual sales
+_RARE = Band(0.015, 0.05)
+_REPEATED = Band(0.04, 0.1)  # the commonest amount but 0: where it jumps, a code took the place of amounts
+HISTORY_BANDS = {
+    "lines": _VOLUME,
+    "active_households": _VOLUME,
+    "baskets": _VOLUME,
+    "sales_usd": _VOLUME,
+    "sales_usd_per_basket": Band(1.25, 1.75, is_ratio=True),
+    "department_mix_distance": Band(0.12, 0.25),  # total variation distance from the pooled revenue; at most .15
+    "sales_usd_zero_share": Band(0.008, 0.04),
+    "item_qty_zero_share": Band(0.008, 0.04),
+    "retail_discount_usd_zero_share": Band(0.06, 0.09, warn_mads=3, block_mads=4),
+    "coupon_discount_usd_zero_share": _RARE,
+    "coupon_match_discount_usd_zero_share": _RARE,
+    "sales_usd_repeated_share": Band(0.08, 0.1, block_mads=5),
+    "item_qty_repeated_share": Band(0.035, 0.1),
+    "retail_discount_usd_repeated_share": _REPEATED,
+    "coupon_discount_usd_repeated_share": _REPEATED,
+    "coupon_match_discount_usd_repeated_share": _REPEATED,
+    # Lines without a loyalty discount among those of a product and store in which another line had one.
+    "retail_discount_usd_uneven_share": Band(0.06, 0.09, block_mads=5),
+}
 
 
 def row_expectations() -> list[Expectation]:

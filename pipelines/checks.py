@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from pipelines.errors import ChecksFailed
 
@@ -37,3 +38,14 @@ def require(checks: Iterable[Check], *, where: str, remedy: str) -> Sequence[Che
             remedy=remedy,
         )
     return done
+
+
+def log_rows(checks: Iterable[Check], *, table: str, day: date, run_id: str) -> list[dict[str, object]]:
+    """A row of ops__check_log for each check; to be appended before `require` decides, so that failures are kept."""
+    partition = {"run_id": run_id, "table_name": table, "business_date": day}
+    return [
+        partition
+        | {"check_name": check.name, "observed": str(check.observed), "expected": str(check.expected)}
+        | {"is_blocking": check.is_blocking, "is_success": check.success}
+        for check in checks
+    ]

@@ -141,6 +141,21 @@ def backtest(
     )
 
 
+@app.command()
+def profile(
+    day: Day, table: Annotated[str, typer.Option(help="Core table of the lake")] = "core__transactions"
+) -> None:
+    """Write an HTML page about a table at a date: distributions, missing values, drift against the month before.
+
+    Example: nightjar profile --table core__transactions --date 2017-11-19
+    """
+    with console.status(f"profile of {table}"):
+        from pipelines.profile import profile
+
+        report = profile(load_settings(), table, day.date())
+    _print(report)
+
+
 def main() -> None:
     """Run the command; a named error is printed whole and ends with exit code 2 (bad input) or 1."""
     try:

@@ -15,6 +15,7 @@ from pipelines import lake
 from pipelines.checks import require
 from pipelines.coverage import require_ingested
 from pipelines.engine import open_core
+from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import FeatureTable, UseCase
@@ -46,7 +47,7 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
         with open_core(settings, up_to=as_of) as connection, base_tables(connection, use_case, as_of):
             for table in use_case.feature_tables:
                 rows = compute_features(connection, table, as_of, end_of_day(settings, as_of))
-                _audit(use_case, table, as_of, rows)
+                _audit(settings, use_case, table, as_of, rows)
                 cost.rows += lake.replace_snapshot(settings.lake, table.name, rows, as_of).rows
     return FeatureReport(as_of, feature_version(settings, use_case, as_of), cost.rows)
 
@@ -95,11 +96,12 @@ def compute_features(
     return connection.sql(query, params=_parameters(query, as_of)).to_arrow_table()
 
 
-def _audit(use_case: UseCase, table: FeatureTable, as_of: date, rows: pa.Table) -> None:
+def _audit(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date, rows: pa.Table) -> None:
     where = f"{table.name}, as_of={as_of}"
     suite = importlib.import_module(use_case.expectations_module).features(table.name)
     checked = sorted({name for expectation in suite for name in _columns_of(expectation)})
-    found = validate(rows.select(checked).to_pandas(), suite, where=where)
+    docs = page_path(settings.home, DATA_DOCS, table.name, as_of)
+    found = validate(rows.select(checked).to_pandas(), suite, where=where, docs=docs)
     require(found.checks, where=where, remedy="look for a fault in the core tables of these days or in the SQL")
 
 

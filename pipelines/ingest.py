@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from importlib import import_module
 from typing import Any
@@ -11,6 +11,7 @@ import duckdb
 import sqlalchemy as sa
 
 from pipelines import drop_files, drops, lake, pseudonyms, reference, transactions, warehouse
+from pipelines.checks import log_rows, require
 from pipelines.contracts import (
     CORE_TRANSACTIONS,
     DROPS,
@@ -21,7 +22,7 @@ from pipelines.contracts import (
 from pipelines.coverage import ingested_dates
 from pipelines.drops import DeliveredFile, Drop
 from pipelines.engine import open_engine
-from pipelines.errors import BadInput, EngineFailure
+from pipelines.errors import BadInput, ChecksFailed, EngineFailure
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.transactions import Delivery
@@ -105,11 +106,13 @@ class _Batch:
     def chunks(self) -> Iterator[tuple[date, date]]:
         """First and last date of each stretch of days that is settled at once: few enough days, and lines."""
         days = sorted(self.dates)
+        asked = set(drops.days_between(self.first, self.last))
         while days:
             chunk, lines = days[:1], 0
             for day in days[1:]:
                 lines += self.delivered[day].rows
                 is_next = day - chunk[-1] == timedelta(days=1)
+                is_next &= (day in asked) == (chunk[-1] in asked)
                 if not is_next or len(chunk) == self.settings.ingest_chunk_days or lines > _CHUNK_LINES:
                     break
                 chunk.append(day)
@@ -130,6 +133,8 @@ class _Batch:
             for contract, chosen in references.items():
                 reference.read(connection, self.settings, contract, chosen)
             counts = transactions.sort_out(connection, self.settings, delivery)
+            if not self._is_sound(connection, delivery):
+                return []
             log: Log = []
             for contract, chosen in references.items():
                 log += reference.replace(connection, self.settings, contract, chosen)
@@ -137,6 +142,30 @@ class _Batch:
             changed = lake.replace_changed(connection, self.settings.lake, CORE_TRANSACTIONS, "kept", chunk)
         log += self._news(self._log_of_lines(delivery, counts, changed), chunk)
         return append_log(self.settings, log, self.run_id)
+
+    def _is_sound(self, connection: duckdb.DuckDBPyConnection, delivery: Delivery) -> bool:
+        """Whether the days may replace what is there; a bad day that was asked for is an error."""
+        checks = transactions.day_checks(connection, self.settings, delivery)
+        with warehouse.open_warehouse(self.settings) as opened:
+            for day, verdicts in checks.items():
+                rows = log_rows(verdicts, table=CORE_TRANSACTIONS.name, day=day, run_id=self.run_id)
+                warehouse.append_rows(opened, warehouse.CHECK_LOG, rows)
+        dated = [
+            replace(check, observed=f"{check.observed} on {day}")
+            for day, verdicts in checks.items()
+            for check in verdicts
+        ]
+        remedy = (
+            f"look at the files (lines that break a rule: {transactions.broken_rules(connection)}) and have them "
+            "delivered again; or correct the limits in expectations/transactions.py if the business has changed"
+        )
+        try:
+            require(dated, where=str(delivery), remedy=remedy)
+        except ChecksFailed:
+            if self.first <= delivery.first <= self.last:
+                raise
+            return False  # a correction that makes an earlier day worse must not stop tonight's; ops__check_log tells
+        return True
 
     def record_late(self) -> None:
         """Write down, once, each file that came for a date after its late window; it changes nothing."""

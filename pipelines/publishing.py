@@ -11,6 +11,7 @@ from pipelines import lake, registry, warehouse
 from pipelines.checks import require
 from pipelines.engine import open_core, open_engine
 from pipelines.errors import MissingPartition
+from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import UseCase
@@ -94,7 +95,8 @@ def audit(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) ->
         connection.register("published", rows)
         frame = connection.sql(query, params={"as_of": as_of}).df()
     suite = importlib.import_module(use_case.expectations_module).published_scores()
-    found = validate(frame, suite, where=where)
+    docs = page_path(settings.home, DATA_DOCS, use_case.scores_table, as_of)
+    found = validate(frame, suite, where=where, docs=docs)
     require(found.checks, where=where, remedy="readers keep the last good publication; see the run's log")
 
 

@@ -68,16 +68,7 @@ def _read(
     """Business_date, the columns, source_file, and a status for each row."""
     names = contract.schema.names
     files = [(drop, file) for drop in delivered for file in drop.manifest.files]
-    register_files(connection, files, settings.home / "scratch")
-    if not files:
-        empty = ", ".join(f"NULL::{'VARCHAR' if str(t) == 'string' else 'BIGINT'} AS {n}" for n, t in contract.columns)
-        stored = f"SELECT {empty}, ''::VARCHAR AS filename, NULL::VARCHAR AS unreadable WHERE false"
-    else:
-        paths = [path for (path,) in connection.sql("SELECT path FROM files").fetchall()]
-        stored = (
-            f"FROM read_parquet({paths}, filename = true, union_by_name = true, hive_partitioning = false) "
-            "UNION ALL BY NAME SELECT NULL::VARCHAR AS unreadable WHERE false"
-        )
+    stored = register_files(connection, contract, files, settings.home / "scratch")
     raw = (
         f"SELECT drop_date AS business_date, source_file, {', '.join(names)}, unreadable "
         f"FROM ({stored}) stored JOIN files ON files.path = stored.filename"

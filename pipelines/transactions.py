@@ -1,24 +1,28 @@
 """The delivered transactions of some business dates: the good lines, and the bad ones with their reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.checks import require
-from pipelines.contracts import TRANSACTIONS_DROP
+from pipelines import lake
+from pipelines.checks import Check
+from pipelines.contracts import CORE_TRANSACTIONS, TRANSACTIONS_DROP, DropContract
 from pipelines.drop_files import as_parquet
 from pipelines.drops import DeliveredFile, Drop
+from pipelines.history import HISTORY_DAYS, history_checks
+from pipelines.pages import DATA_DOCS, page_path
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DayChecks = dict[date, list[Check]]
 _BATCH_ROWS = 250_000  # rows that Great Expectations judges at once
 _NAMES = TRANSACTIONS_DROP.schema.names
 _COLUMNS = ", ".join(_NAMES)
@@ -27,8 +31,7 @@ _FUEL = "product_type = 'GASOLINE-REG UNLEADED' OR department = 'FUEL' OR produc
 _READ = f"""
 CREATE OR REPLACE TEMP TABLE read AS
 WITH stored AS (
-    FROM read_parquet($paths, filename = true, file_row_number = true, union_by_name = true, hive_partitioning = false)
-    UNION ALL BY NAME SELECT NULL::VARCHAR AS unreadable WHERE false
+    {{stored}}
 ), lines AS (
     SELECT drop_date, source_file, file_row_number AS source_line, {_COLUMNS}, unreadable,
         coalesce(household_id::VARCHAR, unreadable ->> 'household_id') AS raw_id,
@@ -138,20 +141,17 @@ def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery
     columns of their contracts; copies and lines of erased households are in neither. Expects `ops__tombstones` there.
 
     Raises:
-        ChecksFailed: a day has too many bad or odd lines.
         EngineFailure: a rule could not be evaluated.
     """
     scratch = settings.home / "scratch"
-    register_files(connection, delivery.files, scratch)
     parameters = {"first": delivery.first, "last": delivery.last, "late_days": delivery.late_days}
-    paths = [row[0] for row in connection.sql("SELECT path FROM files").fetchall()]
-    connection.execute(_READ, {**parameters, "paths": paths, "zone": settings.business_timezone})
+    stored = register_files(connection, TRANSACTIONS_DROP, delivery.files, scratch)
+    connection.execute(_READ.format(stored=stored), {**parameters, "zone": settings.business_timezone})
     _register_products(connection, delivery.products, scratch)
     register_pseudonyms(connection, settings, "read", "raw_id")
     connection.execute(_DELIVERED, {"late_days": delivery.late_days})
     connection.execute("DROP TABLE read")
-    connection.register("failures", _find_failures(connection, where=str(delivery)))
-    _require_sound_days(connection, where=str(delivery))
+    connection.register("failures", _find_failures(connection, settings, delivery))
     connection.execute(_KEPT)
     connection.execute(_QUARANTINED)
     counts: list[dict[str, object]] = connection.sql(_COUNTS).to_arrow_table().to_pylist()
@@ -159,15 +159,28 @@ def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery
 
 
 def register_files(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[Drop, DeliveredFile]], scratch: Path
-) -> None:
-    """Register `files`: path as Parquet, name below landing, and date of the drop."""
+    connection: duckdb.DuckDBPyConnection,
+    contract: DropContract,
+    files: Sequence[tuple[Drop, DeliveredFile]],
+    scratch: Path,
+) -> str:
+    """SQL for the rows of the files, with `filename`, `file_row_number` and, for a row that cannot be read, its text.
+
+    Registers `files`: path as Parquet, name below landing, and date of the drop.
+    """
+    paths = [str(as_parquet(connection, drop, file, scratch)) for drop, file in files]
     columns = {
-        "path": pa.array([str(as_parquet(connection, drop, file, scratch)) for drop, file in files], pa.string()),
+        "path": pa.array(paths, pa.string()),
         "source_file": pa.array([drop.name_of(file) for drop, file in files], pa.string()),
         "drop_date": pa.array([drop.business_date for drop, _ in files], pa.date32()),
     }
     connection.register("files", pa.table(columns))
+    connection.register("no_rows", contract.schema.empty_table())
+    none = "SELECT *, '' AS filename, 0 AS file_row_number, NULL::VARCHAR AS unreadable FROM no_rows"
+    if not paths:
+        return none
+    how = "filename = true, file_row_number = true, union_by_name = true, hive_partitioning = false"
+    return f"FROM read_parquet({paths}, {how}) UNION ALL BY NAME {none}"
 
 
 def _register_products(connection: duckdb.DuckDBPyConnection, products: Sequence[Drop], scratch: Path) -> None:
@@ -180,7 +193,7 @@ def _register_products(connection: duckdb.DuckDBPyConnection, products: Sequence
     connection.execute(f"CREATE OR REPLACE TEMP VIEW known_products AS {' UNION ALL '.join(known)}")
 
 
-def _find_failures(connection: duckdb.DuckDBPyConnection, *, where: str) -> pa.Table:
+def _find_failures(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery: Delivery) -> pa.Table:
     """Each row that broke a rule, with the first such rule and, in words, all of them."""
     from expectations.transactions import row_expectations
     from pipelines.validation import validate
@@ -189,7 +202,10 @@ def _find_failures(connection: duckdb.DuckDBPyConnection, *, where: str) -> pa.T
     rules: dict[int, list[tuple[str, str]]] = {}
     for start in range(0, rows, _BATCH_ROWS):
         frame = _judged_frame(connection, start)
-        validation = validate(frame, row_expectations(), where=where)
+        docs = (
+            page_path(settings.home, DATA_DOCS, "transactions", delivery.first, delivery.last) if start == 0 else None
+        )
+        validation = validate(frame, row_expectations(), where=str(delivery), docs=docs)
         for check in validation.checks:
             for row in validation.failing_rows[check.name]:
                 rules.setdefault(int(str(row)), []).append((check.name, str(check.expected)))
@@ -214,17 +230,41 @@ def _judged_frame(connection: duckdb.DuckDBPyConnection, start: int) -> "pd.Data
     return frame.set_index("row_id").rename_axis(None)  # named, the failing rows would come as dictionaries
 
 
-def _require_sound_days(connection: duckdb.DuckDBPyConnection, *, where: str) -> None:
+def day_checks(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery: Delivery) -> DayChecks:
+    """The verdicts on each open day as a whole, by itself and against its weekday's history, once `sort_out` is done.
+
+    Raises:
+        EngineFailure: a rule could not be evaluated.
+    """
     from expectations.transactions import LATE, day_expectations
     from pipelines.validation import validate
 
-    days = connection.sql(_DAYS, params={"late": LATE}).to_arrow_table().to_pandas().set_index("business_date")
-    checks = validate(days, day_expectations(), where=where).checks
-    broken = connection.sql(_BROKEN).fetchall()
-    shown = "; ".join(f"{rule} {rows}, such as {file}, row {row}" for rule, rows, file, row in broken) or "none"
-    require(
-        checks,
-        where=where,
-        remedy=f"look at the delivered files (lines that break a rule: {shown}); have them delivered again, or correct "
-        "the limits in expectations/transactions.py if the business has changed",
+    days = connection.sql(_DAYS, params={"late": LATE}).to_arrow_table().to_pandas()
+    days = days.set_index("business_date").rename_axis(None)
+    docs = page_path(settings.home, DATA_DOCS, "transactions_days", delivery.first, delivery.last)
+    validation = validate(days, day_expectations(), where=str(delivery), docs=docs)
+    checks: DayChecks = {}
+    for day in days.index:
+        found = {name: f"{days.at[day, name]:.4g}" for name in validation.failing_rows}
+        checks[date.fromisoformat(day)] = [
+            replace(check, success=day not in validation.failing_rows[check.name], observed=found[check.name])
+            for check in validation.checks
+        ]
+    before = delivery.first - timedelta(days=1)
+    old = lake.files_of(
+        settings.lake, CORE_TRANSACTIONS.name, first=delivery.first - timedelta(days=HISTORY_DAYS), last=before
     )
+    stored = f"read_parquet({old}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW history AS FROM {stored if old else 'kept WHERE false'}")
+    connection.execute(
+        "CREATE OR REPLACE TEMP VIEW products_known AS SELECT product_id, department FROM known_products"
+    )
+    for day, verdicts in history_checks(connection, sorted(checks)).items():
+        checks[day] += verdicts
+    return checks
+
+
+def broken_rules(connection: duckdb.DuckDBPyConnection) -> str:
+    """Which rules were broken by how many of the lines that `sort_out` has judged, each with an example."""
+    broken = connection.sql(_BROKEN).fetchall()
+    return "; ".join(f"{rule} {rows}, such as {file}, row {row}" for rule, rows, file, row in broken) or "none"

@@ -71,6 +71,20 @@ TOMBSTONES = Table(
     Column("run_id", String(250), nullable=False, comment="Run that erased the household"),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
+CHECK_LOG = Table(
+    "ops__check_log",
+    METADATA,
+    Column("check_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("table_name", String(64), nullable=False, comment="Table whose rows were checked"),
+    Column("business_date", Date, nullable=False, comment="Partition; the last one where a check covers several"),
+    Column("check_name", String(128), nullable=False),
+    Column("observed", Text, nullable=False, comment="What was seen, in words"),
+    Column("expected", Text, nullable=False, comment="What had to be seen, in words"),
+    Column("is_blocking", Boolean, nullable=False, comment="Whether a failure stops the run; else it is a warning"),
+    Column("is_success", Boolean, nullable=False),
+)
 PUBLISH_LOG = Table(
     "ops__publish_log",
     METADATA,

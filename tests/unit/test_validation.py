@@ -73,3 +73,41 @@ def test_validation_leaves_no_file_and_draws_no_progress_bar(tmp_path, monkeypat
 
     assert list(tmp_path.rglob("*")) == []
     assert "Calculating Metrics" not in "".join(capfd.readouterr())
+
+
+def test_the_docs_tell_every_verdict_with_counts_and_no_value_of_a_row(tmp_path):
+    frame = pd.DataFrame({"household_id": [4711, 4712, 4711], "name": ["Ada", "Bob", "Bob"], "score": [0.1, 1.5, -7.5]})
+    page = tmp_path / "data_docs" / "scores" / "2017-11-19.html"
+
+    validation = validate(
+        frame,
+        [
+            gxe.ExpectColumnValuesToBeUnique(column="household_id"),
+            gxe.ExpectColumnDistinctValuesToBeInSet(column="name", value_set=["Eve"]),
+            gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0, description="no score is below 0"),
+            gxe.ExpectTableRowCountToBeBetween(min_value=1),
+        ],
+        where="scores, <b>score_date</b> 2017-11-19",
+        docs=page,
+    )
+
+    html = page.read_text()
+    assert "<h1>scores, &lt;b&gt;score_date&lt;/b&gt; 2017-11-19</h1>" in html
+    assert html.count("fa-times text-danger") == 3
+    assert html.count("fa-check-circle text-success") == 1
+    assert "no score is below 0" in html
+    assert "2 unexpected values found" in html  # both lines of household 4711
+    assert "1 unexpected values found" in html  # the score of -7.5
+    for secret in ("4711", "4712", "Ada", "Bob", "-7.5", "http", "<script"):
+        assert secret not in html
+    assert validation.failing_rows["expect_column_values_to_be_between(score)"] == (2,)
+    assert [file.name for file in page.parent.iterdir()] == ["2017-11-19.html"]
+
+
+def test_a_second_validation_replaces_the_page_of_the_first(tmp_path):
+    page = tmp_path / "page.html"
+    for rows in (FRAME.head(2), FRAME):
+        validate(rows, [gxe.ExpectTableRowCountToEqual(value=4)], where="a test", docs=page)
+
+    assert "fa-check-circle text-success" in page.read_text()
+    assert "fa-times" not in page.read_text().split("</style>")[1]
