@@ -161,7 +161,7 @@ def _check_schema(found: pa.Schema, path: Path, drop: Drop) -> None:
         if found.field(name).type != type_:
             raise WrongType(
                 f"the column {name} has another type than agreed",
-                where=str(path),
+                where=drop.landing.origin(path),
                 expected=f"{name} ({type_})",
                 found=f"{name} ({found.field(name).type})",
                 remedy=f"deliver a file with the agreed types: {deliver_again(drop.business_date)}",
@@ -171,7 +171,7 @@ def _check_schema(found: pa.Schema, path: Path, drop: Drop) -> None:
 def _missing_column(name: str, type_: pa.DataType, path: Path, found: Sequence[str], drop: Drop) -> MissingColumn:
     return MissingColumn(
         f"the column {name} is missing",
-        where=str(path),
+        where=drop.landing.origin(path),
         expected=f"{name} ({type_})",
         found=", ".join(found)[:500],
         remedy=f"deliver a file with every agreed column: {deliver_again(drop.business_date)}",
@@ -181,7 +181,7 @@ def _missing_column(name: str, type_: pa.DataType, path: Path, found: Sequence[s
 def _unreadable(path: Path, error: Exception, drop: Drop) -> UnreadableFile:
     return UnreadableFile(
         "the file cannot be read",
-        where=str(path),
+        where=drop.landing.origin(path),
         expected=f"a whole {'Parquet' if path.suffix == '.parquet' else 'CSV'} file, encoded as declared",
         # the first line only: the others of a CSV error quote the row, with its household
         found=f"{path.stat().st_size} bytes; {(str(error).splitlines() or [type(error).__name__])[0]}",

@@ -193,8 +193,8 @@ def _check_manifest(drop: Drop, path: str) -> None:
 
 def wrong_manifest(what: str, path: Path | str, expected: object, found: object, drop: Drop) -> WrongManifest:
     """The error for a manifest that says something else than what is there."""
-    remedy = deliver_again(drop.business_date)
-    return WrongManifest(what, where=str(path), expected=expected, found=found, remedy=remedy)
+    where = drop.landing.origin(path) if isinstance(path, Path) else path
+    return WrongManifest(what, where=where, expected=expected, found=found, remedy=deliver_again(drop.business_date))
 
 
 def deliver_again(day: date) -> str:

@@ -12,7 +12,7 @@ import deltalake
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from pipelines.contracts import TableContract
 from pipelines.errors import EngineFailure, MissingPartition
@@ -54,15 +54,16 @@ def replace_where(
 ) -> None:
     """Put `rows` in place of those that the predicate on partition columns selects, in one commit."""
     with _committing(lake, table):
-        uri, options = lake.uri_of(table), lake.storage_options
-        if deltalake.DeltaTable.is_deltatable(uri, options):
-            deltalake.write_deltalake(uri, rows, mode="overwrite", predicate=predicate, storage_options=options)
-        else:
-            if not lake.is_remote:
-                Path(uri).mkdir(parents=True, exist_ok=True)
-            deltalake.write_deltalake(
-                uri, rows, mode="overwrite", partition_by=list(partition_by), storage_options=options
-            )
+        if not lake.is_remote:
+            Path(lake.uri_of(table)).mkdir(parents=True, exist_ok=True)
+        deltalake.write_deltalake(
+            lake.uri_of(table),
+            rows,
+            mode="overwrite",
+            predicate=predicate,
+            partition_by=list(partition_by),
+            storage_options=lake.storage_options,
+        )
 
 
 def replace_changed(
@@ -185,7 +186,16 @@ def require_snapshot(lake: Location, table: str, as_of: date) -> tuple[Path, str
 def _committing(lake: Location, table: str) -> Iterator[None]:
     try:
         yield
+    except CommitFailedError as error:
+        raise EngineFailure(
+            "another run changed the same rows meanwhile; the table holds what it wrote",
+            where=lake.uri_of(table),
+            found=str(error).splitlines()[0],
+            remedy="run the step again",
+        ) from error
     except (DeltaError, OSError) as error:
+        if lake.is_remote and isinstance(error, OSError):
+            raise lake.failure(table, error) from error
         raise EngineFailure(
             "the table cannot be read or written; its last version stands",
             where=lake.uri_of(table),

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     landing_uri: str = Field("", description="Landing: a folder or s3://bucket/prefix; empty: in the home folder")
     lake_uri: str = Field("", description="Lake: a folder or s3://bucket/prefix; empty: in the home folder")
     s3_endpoint_url: str = Field("", description="S3 server other than AWS, such as http://127.0.0.1:8333")
+    s3_timeout_s: float = Field(10, gt=0, le=15, description="Seconds of an S3 server's silence before a retry")
     demo: bool = Field(False, description="Whether a key that everybody knows will do: for a look at public data")
     pseudonym_key: SecretStr = Field(
         SecretStr(""),
@@ -119,7 +120,7 @@ class Settings(BaseSettings):
 
     def _location(self, uri: str, name: str) -> Location:
         place = uri if uri.startswith("s3://") else str(Path(uri or self.home / name).expanduser().resolve())
-        return Location(place, self.home / "cache" / name, self.s3_endpoint_url)
+        return Location(place, self.home / "cache" / name, self.s3_endpoint_url, self.s3_timeout_s)
 
 
 def load_settings() -> Settings:

@@ -1,6 +1,8 @@
 """Files by name below a folder or an S3 prefix: listed, read whole, replaced whole."""
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.crash_points import crash_point
-from pipelines.errors import EngineFailure, StorageRefused
+from pipelines.errors import EngineFailure, NightjarError, StorageRefused
 
-_REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"}
+_REFUSALS = {
+    *("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+    *("NoSuchBucket", "InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed"),
+    "Unable to locate credentials",
+}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
+_CODE = re.compile(r"<Code>(\w+)</Code>|\((\w+)\) when calling|(Unable to locate credentials)")
+_PAINT = re.compile(r"\x1b\[\d*m|↳")  # Delta Lake draws its messages for a terminal
+_RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,13 @@ class Location:
 
     Objects of S3 that a library must read as files are copied to `cached`; credentials come from the standard AWS
     variables. Every call may raise EngineFailure (the server failed, after bounded retries) or StorageRefused.
+    A server that is silent for `timeout_s` is asked again, three times at most.
     """
 
     uri: str
     cached: Path
     endpoint_url: str = ""
+    timeout_s: float = 10
 
     @property
     def is_remote(self) -> bool:
@@ -44,20 +55,24 @@ class Location:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of the files that begin with the prefix, sorted; unfinished ones are left out."""
-        if not self.is_remote:
+        if self.is_remote:
+            bucket, root = self._bucket_and_root
+            with self._reaching(prefix) as client:
+                pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root + prefix)
+                found = [item["Key"].removeprefix(root) for page in pages for item in page.get("Contents", ())]
+        else:
             start = self.folder / prefix.rpartition("/")[0]
-            found = (path.relative_to(self.folder).as_posix() for path in start.rglob("*") if path.is_file())
-            return sorted(name for name in found if name.startswith(prefix) and "/." not in f"/{name}")
-        bucket, root = self._bucket_and_root
-        with self._reaching(prefix) as client:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root + prefix)
-            return sorted(item["Key"].removeprefix(root) for page in pages for item in page.get("Contents", ()))
+            found = [path.relative_to(self.folder).as_posix() for path in start.rglob("*") if path.is_file()]
+        # a name that ends with a slash is the mark of a folder that some tools leave on S3
+        return sorted(
+            name for name in found if name.startswith(prefix) and "/." not in f"/{name}" and not name.endswith("/")
+        )
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
         if not self.is_remote:
             return (self.folder / name).is_file()
-        return self._etag(name) is not None
+        return self._tag(name) is not None
 
     def read(self, name: str) -> bytes:
         """A small file's content; FileNotFoundError without one."""
@@ -105,15 +120,19 @@ class Location:
             if not path.exists():
                 raise FileNotFoundError(path)
             return path
-        tag, known = self._etag(name), path.with_name(f".{path.name}.etag")
+        tag = self._tag(name)
         if tag is None:
             raise FileNotFoundError(self.uri_of(name))
-        if not (path.exists() and known.exists() and known.read_text() == tag):
+        if not (path.exists() and path.stat().st_mtime_ns == tag):
             bucket, root = self._bucket_and_root
             with self._reaching(name) as client, replacing(path) as unfinished:
                 client.download_file(bucket, root + name, str(unfinished))
-            known.write_text(tag)
+                os.utime(unfinished, ns=(tag, tag))
         return path
+
+    def origin(self, path: Path) -> str:
+        """Address of the file whose path `fetch` gave."""
+        return self.uri_of(path.relative_to(self.folder).as_posix())
 
     @property
     def storage_options(self) -> dict[str, str] | None:
@@ -121,29 +140,54 @@ class Location:
         if not self.is_remote:
             return None
         import boto3
+        from botocore.exceptions import NoCredentialsError
 
         session = boto3.Session()
-        options = {"conditional_put": "etag", "region": session.region_name or "us-east-1"}
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise self.failure("", NoCredentialsError())
+        key = credentials.get_frozen_credentials()
+        options = {"access_key_id": key.access_key, "secret_access_key": key.secret_key}
+        options |= {"session_token": key.token} if key.token else {}
+        options |= {"conditional_put": "etag", "region": session.region_name or "us-east-1"}
+        # here a request's timeout counts its whole content, which may be large
+        options |= {"timeout": f"{self.timeout_s * 3000:.0f}ms", "connect_timeout": f"{self.timeout_s * 1000:.0f}ms"}
+        options |= {"max_retries": str(_RETRIES), "retry_timeout": f"{self.timeout_s * 2000:.0f}ms"}
         if self.endpoint_url:
             options |= {"endpoint_url": self.endpoint_url, "allow_http": str(self.endpoint_url.startswith("http:"))}
-        credentials = session.get_credentials()
-        if credentials:
-            options |= {"access_key_id": credentials.access_key, "secret_access_key": credentials.secret_key}
-            options |= {"session_token": credentials.token} if credentials.token else {}
         return options
+
+    def failure(self, name: str, error: Exception) -> NightjarError:
+        """The error that a reader understands, for one that a library raised about a file or table on S3."""
+        lines = [line.strip() for line in _PAINT.sub("", str(error)).splitlines() if line.strip()]
+        where = f"{self.uri_of(name)} at {self.endpoint_url or 'AWS'}"
+        code = _code_of(error)
+        if code in _REFUSALS:
+            return StorageRefused(
+                "the object store refused the request",
+                where=where,
+                found=code,
+                remedy="check NIGHTJAR_LANDING_URI, NIGHTJAR_LAKE_URI, and AWS_ACCESS_KEY_ID with its secret",
+            )
+        return EngineFailure(
+            "the object store does not answer as it should",
+            where=where,
+            found=": ".join(dict.fromkeys((lines[0], lines[-1]))),
+            remedy="check NIGHTJAR_S3_ENDPOINT_URL and the server; then run the step again",
+        )
 
     @property
     def _bucket_and_root(self) -> tuple[str, str]:
         bucket, _, root = self.uri.removeprefix("s3://").partition("/")
         return bucket, root.rstrip("/") + "/" if root else ""
 
-    def _etag(self, name: str) -> str | None:
+    def _tag(self, name: str) -> int | None:
+        """A number for the object's ETag: a copy's time of change, so that copy and tag are put in place at once."""
         bucket, root = self._bucket_and_root
-        try:
-            with self._reaching(name) as client:
-                return str(client.head_object(Bucket=bucket, Key=root + name)["ETag"])
-        except FileNotFoundError:
-            return None
+        with self._reaching(name) as client:  # HEAD would not tell a missing object from a missing bucket
+            found = client.list_objects_v2(Bucket=bucket, Prefix=root + name, MaxKeys=1).get("Contents", ())
+        tags = [item["ETag"] for item in found if item["Key"] == root + name]
+        return int.from_bytes(hashlib.sha256(tags[0].encode()).digest()[:7]) if tags else None
 
     @contextmanager
     def _reaching(self, name: str) -> Iterator[Any]:
@@ -151,25 +195,11 @@ class Location:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            yield _client(self.endpoint_url)
+            yield _client(self.endpoint_url, self.timeout_s)
         except (ClientError, BotoCoreError, Boto3Error) as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-            where, server = self.uri_of(name), self.endpoint_url or "AWS"
-            if code in _ABSENT:
-                raise FileNotFoundError(where) from error
-            if code in _REFUSALS:
-                raise StorageRefused(
-                    "the object store refused the request",
-                    where=f"{where} at {server}",
-                    found=error,
-                    remedy="check NIGHTJAR_LANDING_URI, NIGHTJAR_LAKE_URI, and AWS_ACCESS_KEY_ID with its secret",
-                ) from error
-            raise EngineFailure(
-                "the object store does not answer as it should",
-                where=f"{where} at {server}",
-                found=error,
-                remedy="check NIGHTJAR_S3_ENDPOINT_URL and the server; then run the step again",
-            ) from error
+            if _code_of(error) in _ABSENT:
+                raise FileNotFoundError(self.uri_of(name)) from error
+            raise self.failure(name, error) from error
 
 
 @contextmanager
@@ -185,10 +215,18 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def _code_of(error: Exception) -> str | None:
+    """The code that an S3 server gave, in whatever a library made of it."""
+    code = _CODE.search(str(error))
+    return code[code.lastindex or 0] if code else None
+
+
 @cache
-def _client(endpoint_url: str) -> Any:
+def _client(endpoint_url: str, timeout_s: float) -> Any:
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=30)
-    return boto3.client("s3", endpoint_url=endpoint_url or None, config=config)
+    config = Config(
+        retries={"mode": "standard", "max_attempts": _RETRIES}, connect_timeout=timeout_s, read_timeout=timeout_s
+    )
+    return boto3.Session().client("s3", endpoint_url=endpoint_url or None, config=config)

@@ -15,7 +15,7 @@ from pipelines import lake
 from pipelines.engine import open_engine
 from pipelines.errors import MissingPartition
 from pipelines.feature_store import join_features
-from pipelines.features import end_of_day
+from pipelines.features import end_of_day, feature_version
 from pipelines.labels import last_mature
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
@@ -69,6 +69,7 @@ def load_snapshot(
     Raises:
         MissingPartition: the date has no labels or no features.
     """
+    feature_version(settings, use_case, as_of)  # Feast reads files: another machine's snapshots become files here
     labelled = labelled_candidates(settings, use_case, as_of)
     if only_sampled:
         labelled = labelled.filter(labelled.column("is_sampled"))

@@ -1,3 +1,4 @@
+import io
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
@@ -32,6 +33,11 @@ LINE = {
     "coupon_match_disc": 0.0,
     "transaction_timestamp": datetime(2017, 5, 6, 16, tzinfo=UTC).replace(tzinfo=None),
 }
+
+
+@pytest.fixture(params=["folders", "s3"])
+def storage(request):
+    return request.getfixturevalue(request.param)
 
 
 def find_and_check(settings):
@@ -144,7 +150,9 @@ def test_a_file_that_is_not_whole_is_unreadable(settings, deliver, cut):
 
 def test_a_file_changed_after_its_manifest_is_refused(settings, deliver):
     file = deliver("transactions", DAY, [LINE]) / "part-0.parquet"
-    pq.write_table(a_table(quantity=pa.array([2])), file)
+    sink = io.BytesIO()
+    pq.write_table(a_table(quantity=pa.array([2])), sink)
+    file.write_bytes(sink.getvalue())
 
     with pytest.raises(WrongManifest):
         find_and_check(settings)

@@ -1,7 +1,6 @@
 import hashlib
 import hmac
 import json
-import os
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -28,6 +27,11 @@ from pipelines.landing import land
 from pipelines.settings import DEMO_KEY, Settings
 
 DAY = date(2017, 5, 6)
+
+
+@pytest.fixture(params=["folders", "s3"])
+def storage(request):
+    return request.getfixturevalue(request.param)
 
 
 def utc(*parts):
@@ -253,14 +257,17 @@ def test_a_plausible_day_just_within_the_limits_passes(settings, deliver_day):
 def without(folder):
     for path in folder.iterdir():
         path.unlink()
-    folder.rmdir()
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:700])
 
 
 def rewrite(folder, deliver, change):
     deliver(
         "transactions",
         DAY + timedelta(days=1),
-        change(pq.read_table(folder / "part-0.parquet", partitioning=None)),
+        change((folder / "part-0.parquet").read_table()),
     )
 
 
@@ -268,7 +275,7 @@ BAD_INPUT = {
     "missing drop": (MissingDrop, lambda folder, deliver: without(folder)),
     "missing manifest": (MissingManifest, lambda folder, deliver: (folder / "manifest.json").unlink()),
     "wrong manifest": (WrongManifest, lambda folder, deliver: (folder / "manifest.json").write_text("{}")),
-    "unreadable file": (UnreadableFile, lambda folder, deliver: os.truncate(folder / "part-0.parquet", 700)),
+    "unreadable file": (UnreadableFile, lambda folder, deliver: truncate(folder / "part-0.parquet")),
     "missing column": (
         MissingColumn,
         lambda folder, deliver: rewrite(folder, deliver, lambda t: t.drop(["store_id"])),
@@ -309,7 +316,7 @@ def test_a_page_damaged_before_the_hash_was_taken_is_an_unreadable_file(settings
     content = bytearray(file.read_bytes())
     content[40:400] = bytes(360)
     before = state_of(settings)
-    deliver("transactions", DAY, pq.read_table(file, partitioning=None))
+    deliver("transactions", DAY, file.read_table())
     file.write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][0] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
@@ -404,7 +411,7 @@ def hashes_of(settings, read_table):
     }
 
 
-def test_every_partition_is_the_same_alone_twice_out_of_order_and_in_a_range(tmp_path, read_table):
+def test_every_partition_is_the_same_alone_twice_out_of_order_and_in_a_range(tmp_path, storage, read_table):
     first, last = date(2017, 2, 27), date(2017, 3, 3)  # a Monday, with promotions; a campaign's start
     days = [first + timedelta(days=n) for n in range(5)]
     orders = {
@@ -412,16 +419,21 @@ def test_every_partition_is_the_same_alone_twice_out_of_order_and_in_a_range(tmp
         "out of order": [days[2], days[0], days[4], days[3], days[1]],
         "twice": days + days,
     }
+
+    shared = {"landing_uri": str(tmp_path / "landing"), "lake_uri": str(tmp_path / "lakes"), **storage}
+    land(Settings(home=tmp_path, **shared), first, last)
+
+    def home_of(name, **chosen):
+        return Settings(home=tmp_path / name, **shared | {"lake_uri": f"{shared['lake_uri']}/{name}"} | chosen)
+
     hashes = {}
     for name, order in orders.items():
-        home = Settings(home=tmp_path / name)
-        land(home, first, last)
+        home = home_of(name)
         for day in order:
             ingest(home, day, day, name)
         hashes[name] = hashes_of(home, read_table)
     for chunk_days in (2, 31):
-        home = Settings(home=tmp_path / f"chunks of {chunk_days}", ingest_chunk_days=chunk_days)
-        land(home, first, last)
+        home = home_of(f"chunks of {chunk_days}", ingest_chunk_days=chunk_days)
         ingest(home, first, last, "range")
         hashes[f"chunks of {chunk_days}"] = hashes_of(home, read_table)
 

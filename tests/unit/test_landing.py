@@ -1,10 +1,9 @@
 import hashlib
 import json
 from datetime import date
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from object_store import Place
 
 from pipelines.contracts import DROPS
 from pipelines.errors import DateOutsideData
@@ -14,26 +13,32 @@ from pipelines.settings import Settings
 NEW_YEAR, CHRISTMAS = date(2017, 1, 1), date(2017, 12, 25)
 
 
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+@pytest.fixture(params=["folders", "s3"])
+def storage(request):
+    return request.getfixturevalue(request.param)
+
+
+def content_of(settings: Settings) -> dict[str, bytes]:
+    return {name: settings.landing.read(name) for name in settings.landing.names()}
 
 
 def delivered(settings: Settings) -> dict[str, list[str]]:
-    return {
-        contract: sorted(folder.name.removeprefix("date=") for folder in (settings.landing.folder / contract).glob("*"))
-        for contract in DROPS
-    }
+    found = {contract: set() for contract in DROPS}
+    for name in settings.landing.names():
+        contract, folder, _ = name.split("/")
+        found[contract].add(folder.removeprefix("date="))
+    return {contract: sorted(days) for contract, days in found.items()}
 
 
 def test_landing_the_same_dates_again_leaves_the_same_bytes(settings):
     land(settings, NEW_YEAR, date(2017, 1, 3))
-    before = content_of(settings.landing.folder)
+    before = content_of(settings)
 
     land(settings, date(2017, 1, 2), date(2017, 1, 2))
     land(settings, NEW_YEAR, date(2017, 1, 3))
 
     assert len(before) > 20
-    assert content_of(settings.landing.folder) == before
+    assert content_of(settings) == before
 
 
 def test_landing_day_by_day_leaves_the_bytes_of_landing_the_range(settings, tmp_path):
@@ -42,13 +47,13 @@ def test_landing_day_by_day_leaves_the_bytes_of_landing_the_range(settings, tmp_
         land(alone, day, day)
     land(settings, date(2017, 2, 27), date(2017, 3, 1))
 
-    assert content_of(alone.landing.folder) == content_of(settings.landing.folder)
+    assert content_of(alone) == content_of(settings)
 
 
 def test_a_drop_is_what_its_manifest_says(settings):
     land(settings, date(2017, 1, 2), date(2017, 1, 2))
 
-    folder = settings.landing.folder / "transactions" / "date=2017-01-02"
+    folder = Place(settings.landing, "transactions/date=2017-01-02")
     content = (folder / "part-0.parquet").read_bytes()
     assert json.loads((folder / "manifest.json").read_text()) == {
         "drop": "transactions",
@@ -65,7 +70,7 @@ def test_a_drop_is_what_its_manifest_says(settings):
             }
         ],
     }
-    assert pq.read_schema(folder / "part-0.parquet").equals(DROPS["transactions"].schema)
+    assert (folder / "part-0.parquet").read_table().schema.equals(DROPS["transactions"].schema)
 
 
 def test_reference_drops_come_on_the_dates_on_which_they_change(settings):
@@ -82,7 +87,7 @@ def test_reference_drops_come_on_the_dates_on_which_they_change(settings):
         "campaigns": ["2017-01-01", "2017-03-03"],  # 24, 25, 26 began in 2016; 1 began on 3 March
         "coupons": ["2017-01-01", "2017-03-03"],
     }
-    began = pq.read_table(settings.landing.folder / "campaigns" / "date=2017-03-03" / "part-0.parquet")
+    began = Place(settings.landing, "campaigns/date=2017-03-03/part-0.parquet").read_table()
     assert set(began["campaign_id"].to_pylist()) == {1}
 
 
@@ -90,8 +95,7 @@ def test_christmas_is_closed_and_the_days_around_it_are_not(settings):
     report = land(settings, date(2017, 12, 24), date(2017, 12, 26))
 
     closed = {
-        day: json.loads((settings.landing.folder / f"transactions/date=2017-12-{day}/manifest.json").read_text())
-        for day in (24, 25, 26)
+        day: json.loads(settings.landing.read(f"transactions/date=2017-12-{day}/manifest.json")) for day in (24, 25, 26)
     }
     assert {day: manifest["is_closed"] for day, manifest in closed.items()} == {
         24: False,
@@ -99,7 +103,7 @@ def test_christmas_is_closed_and_the_days_around_it_are_not(settings):
         26: False,
     }
     assert closed[25]["files"] == []
-    assert not (settings.landing.folder / "transactions" / "date=2017-12-25" / "part-0.parquet").exists()
+    assert not settings.landing.exists("transactions/date=2017-12-25/part-0.parquet")
     assert report.days == 3
 
 
@@ -124,4 +128,4 @@ def test_dates_outside_the_data_are_refused_and_nothing_is_written(settings, fir
     with pytest.raises(DateOutsideData):
         land(settings, first, last)
 
-    assert not settings.landing.folder.exists()
+    assert settings.landing.names() == []
