@@ -20,6 +20,7 @@ from typing import Any
 from airflow.sdk import DAG, TaskGroup, XComArg, cross_downstream, task
 
 from nightjar_dags import PLATFORM_OWNER, dag_arguments, date_param, plain, run_dates, skip_unless
+from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -131,7 +132,8 @@ def first_champion(use_case: UseCase, history: XComArg) -> XComArg:
     return published
 
 
-with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")):
+with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")) as dag:
     ingested = ingest_history()
     [prepare_stores(), land_files()] >> ingested
     [first_champion(use_case, ingested) for use_case in USE_CASES] >> ingest_catch_up()
+    show_tables(dag, USE_CASES)

@@ -22,6 +22,7 @@ Until then readers see the scores of the day before.
 from airflow.sdk import DAG, CronPartitionTimetable, task
 
 from nightjar_dags import CORE_TRANSACTIONS, PLATFORM_OWNER, announce, dag_arguments, plain, run_date, schedule_end
+from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 
 SETTINGS = load_settings()
@@ -33,7 +34,7 @@ with DAG(
     ),
     end_date=schedule_end(SETTINGS),
     **dag_arguments(__doc__, PLATFORM_OWNER, "core"),
-):
+) as dag:
 
     @task(outlets=[CORE_TRANSACTIONS])
     def ingest_day() -> object:
@@ -47,3 +48,4 @@ with DAG(
         return plain(report)
 
     ingest_day()
+    show_tables(dag)

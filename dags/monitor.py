@@ -21,6 +21,7 @@ from typing import Any
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from nightjar_dags import dag_arguments, plain, retrain_asset, run_date, scores_asset, skip_unless
+from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -34,7 +35,7 @@ def monitor_dag(use_case: UseCase) -> None:
         f"monitor__{use_case.name}",
         schedule=PartitionedAssetTimetable(assets=scores_asset(use_case)),
         **dag_arguments(__doc__, use_case.owner, use_case.name),
-    ):
+    ) as dag:
 
         @task
         def record_outcomes() -> object:
@@ -79,6 +80,7 @@ def monitor_dag(use_case: UseCase) -> None:
         decision = decide_retraining()
         record_outcomes() >> [measure_quality(), measure_drift(), compute_kpis()] >> decision
         request_training(decision)
+        show_tables(dag, [use_case])
 
 
 for _use_case in load_use_cases(SETTINGS).values():

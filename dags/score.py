@@ -23,6 +23,7 @@ from typing import Any
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from nightjar_dags import CORE_TRANSACTIONS, dag_arguments, plain, run_date, scores_asset
+from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -36,7 +37,7 @@ def score_dag(use_case: UseCase) -> None:
         f"score__{use_case.name}",
         schedule=PartitionedAssetTimetable(assets=CORE_TRANSACTIONS),
         **dag_arguments(__doc__, use_case.owner, use_case.name),
-    ):
+    ) as dag:
 
         @task
         def build_features() -> object:
@@ -69,6 +70,7 @@ def score_dag(use_case: UseCase) -> None:
         scored = score_candidates()
         build_features() >> [materialise_features(), scored]
         publish_scores(scored)
+        show_tables(dag, [use_case])
 
 
 for _use_case in load_use_cases(SETTINGS).values():

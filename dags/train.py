@@ -31,6 +31,7 @@ from nightjar_dags import (
     run_date,
     skip_unless,
 )
+from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -51,7 +52,7 @@ def train_dag(use_case: UseCase) -> None:
         schedule=PartitionedAssetTimetable(assets=retrain_asset(use_case)),
         params={"as_of": AS_OF},
         **dag_arguments(__doc__, use_case.owner, use_case.name),
-    ):
+    ) as dag:
 
         @task
         def train_model() -> object:
@@ -74,6 +75,7 @@ def train_dag(use_case: UseCase) -> None:
             announce(model_asset(use_case), run_date()[0], model_version=promoted["model_version"])
 
         announce_champion(promote_model(train_model()))
+        show_tables(dag, [use_case])
 
 
 for _use_case in load_use_cases(SETTINGS).values():

@@ -98,7 +98,13 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         "api_auth": {"jwt_secret": keys["jwt"]},
         "logging": {"worker_log_server_port": free_port(), "trigger_log_server_port": free_port()},
         "dag_processor": {"refresh_interval": 10, "parsing_processes": 1},
+        "openlineage": {"namespace": "nightjar"},
     }
+    if not any(name.startswith("OPENLINEAGE_") for name in inherited):  # its own variables say where events go instead
+        events = settings.home / "openlineage" / "events.jsonl"
+        events.parent.mkdir(parents=True, exist_ok=True)
+        transport = {"type": "file", "log_file_path": str(events), "append": True}
+        sections["openlineage"]["transport"] = json.dumps(transport)
     ours = {
         f"AIRFLOW__{section}__{option}".upper(): str(value)
         for section, options in sections.items()

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -19,6 +21,8 @@ from pipelines.use_case import UseCase
 from pipelines.use_cases import get_use_case, load_use_cases
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode="rich")
+rebuild = typer.Typer(no_args_is_help=True, help="Make again what was made before, bit for bit.")
+app.add_typer(rebuild, name="rebuild")
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
@@ -154,6 +158,43 @@ def profile(
 
         report = profile(load_settings(), table, day.date())
     _print(report)
+
+
+@rebuild.command("training-set")
+def rebuild_training_set(
+    model: Annotated[str, typer.Option(help="Model version")],
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Parquet file for its rows")] = None,
+    name: Name = DEFAULT,
+) -> None:
+    """Give the training set of a model back, bit for bit, also where days were corrected since.
+
+    Example: nightjar rebuild training-set --model 1 --out training_set.parquet
+    """
+    from pipelines.lineage import rebuild_training_set
+
+    _print(rebuild_training_set(*_ready(name), model, out))
+
+
+@app.command()
+def lineage(
+    day: Day,
+    entity: Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")],
+    item: Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")],
+    name: Name = DEFAULT,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every file")] = False,
+) -> None:
+    """Tell what a published row was made from: model, training set, features, core versions, files.
+
+    Example: nightjar lineage --date 2017-11-19 --household 1 --category "FLUID MILK PRODUCTS"
+    """
+    from pipelines.trace import as_tree, trace
+
+    found = trace(*_ready(name), day.date(), entity, item)
+    if as_json:
+        typer.echo(to_json(found, indent=1))
+    else:
+        console.print(as_tree(found))
 
 
 def main() -> None:

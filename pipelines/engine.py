@@ -1,8 +1,9 @@
 """DuckDB over the lake, bounded in memory, showing no row later than a given date."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +13,8 @@ from pipelines.contracts import CORE_TABLES, TableContract
 from pipelines.errors import MissingPartition
 from pipelines.settings import Settings
 
+Versions = Mapping[str, int | None]
+NEWEST: Versions = MappingProxyType({})
 _SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.date32(): "DATE"}
 
 
@@ -31,20 +34,26 @@ def open_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def open_core(settings: Settings, *, up_to: date) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_core(settings: Settings, *, up_to: date, versions: Versions = NEWEST) -> Iterator[duckdb.DuckDBPyConnection]:
     """The core tables as views that hold what was known at the end of `up_to`, and nothing later.
+
+    A table in `versions` is read as of that Delta version; none stands for the time before its first write.
 
     Raises:
         MissingPartition: core__transactions has no partition up to that date.
     """
     with open_engine(settings) as connection:
         for table in CORE_TABLES.values():
-            _create_view(connection, settings, table, up_to)
+            is_written = versions.get(table.name, 0) is not None
+            version = versions.get(table.name)
+            files = lake.files_of(settings.lake, table.name, last=up_to, version=version) if is_written else []
+            _create_view(connection, table, files, up_to)
         yield connection
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, settings: Settings, table: TableContract, up_to: date) -> None:
-    files = lake.files_of(settings.lake, table.name, last=up_to)
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, table: TableContract, files: Sequence[str], up_to: date
+) -> None:
     if not files:
         if table.name == "core__transactions":
             raise MissingPartition(

@@ -110,6 +110,18 @@ class NoChampion(BadInput):
     """No model version carries the alias `champion`."""
 
 
+class SnapshotRefused(BadInput):
+    """A snapshot or its labels are not, bit for bit, what the ledger says was written."""
+
+
+class LineageBroken(BadInput):
+    """Something that a model was trained on cannot be given back as it was."""
+
+
+class NotPublished(BadInput):
+    """Readers of the scores see no such row."""
+
+
 class ArtifactRefused(BadInput):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
-from pipelines import lake
+from pipelines import lake, ledger
 from pipelines.checks import require
 from pipelines.coverage import require_ingested
-from pipelines.engine import open_core
+from pipelines.engine import Versions, open_core
+from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -43,13 +44,32 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
     """
     with measured(settings, f"features__{use_case.name}", str(as_of), run_id) as cost:
         require_ingested(settings, first=as_of, last=as_of)
-        cost.rows = 0
-        with open_core(settings, up_to=as_of) as connection, base_tables(connection, use_case, as_of):
-            for table in use_case.feature_tables:
-                rows = compute_features(connection, table, as_of, end_of_day(settings, as_of))
-                _audit(settings, use_case, table, as_of, rows)
-                cost.rows += lake.replace_snapshot(settings.lake, table.name, rows, as_of).rows
-    return FeatureReport(as_of, feature_version(settings, use_case, as_of), cost.rows)
+        cost.rows, content = 0, {}
+        inputs = inputs_of(settings, use_case, as_of)
+        for table, rows in compute_snapshot(settings, use_case, as_of, inputs.core_versions):
+            _audit(settings, use_case, table, as_of, rows)
+            written = lake.replace_snapshot(settings.lake, table.name, rows, as_of)
+            cost.rows += written.rows
+            content[table.name] = written.version
+        version = _version_over(content.values())
+        made = Made(as_of=as_of, version=version, content=content, inputs=inputs)
+        ledger.record(settings, use_case, FEATURES, made, run_id)
+    return FeatureReport(as_of, version, cost.rows)
+
+
+def inputs_of(settings: Settings, use_case: UseCase, as_of: date) -> Inputs:
+    """What the snapshot of a date would be made from now."""
+    definition = use_case.model_dump_json(include={"base_tables", "feature_tables"}) + settings.business_timezone
+    return ledger.inputs_up_to(settings, as_of, definition)
+
+
+def compute_snapshot(
+    settings: Settings, use_case: UseCase, as_of: date, versions: Versions
+) -> Iterator[tuple[FeatureTable, pa.Table]]:
+    """Each feature table with its rows as of the end of a date, from these versions of the core tables."""
+    with open_core(settings, up_to=as_of, versions=versions) as connection, base_tables(connection, use_case, as_of):
+        for table in use_case.feature_tables:
+            yield table, compute_features(connection, table, as_of, end_of_day(settings, as_of))
 
 
 def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -58,8 +78,7 @@ def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
     Raises:
         MissingPartition: a table has no snapshot of that date.
     """
-    hashes = [lake.require_snapshot(settings.lake, table.name, as_of)[1] for table in use_case.feature_tables]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return _version_over(lake.require_snapshot(settings.lake, t.name, as_of)[1] for t in use_case.feature_tables)
 
 
 def end_of_day(settings: Settings, business_date: date) -> datetime:
@@ -94,6 +113,10 @@ def compute_features(
         FROM derived ORDER BY {keys}
     """
     return connection.sql(query, params=_parameters(query, as_of)).to_arrow_table()
+
+
+def _version_over(content_hashes: Iterable[str]) -> str:
+    return hashlib.sha256("".join(content_hashes).encode()).hexdigest()[:16]
 
 
 def _audit(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date, rows: pa.Table) -> None:

@@ -5,10 +5,11 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
-from pipelines import lake
+from pipelines import lake, ledger
 from pipelines.coverage import require_ingested
-from pipelines.engine import open_core
+from pipelines.engine import NEWEST, Versions, open_core, open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
+from pipelines.ledger import LABELS, Inputs, Made
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import UseCase
@@ -33,10 +34,62 @@ def build_labels(settings: Settings, use_case: UseCase, as_of: date, run_id: str
     with measured(settings, use_case.labels_table, str(as_of), run_id) as cost:
         last = as_of + timedelta(days=use_case.horizon_days)
         _require_mature(settings, use_case, as_of, last)
-        rows = compute_labels(settings, use_case, as_of)
-        lake.replace_dates(settings.lake, use_case.labels_table, rows, first=as_of, last=as_of, partition="as_of")
+        inputs = inputs_of(settings, use_case, as_of)
+        candidates = candidates_sql(settings, use_case, as_of)
+        rows = compute_labels(settings, use_case, as_of, candidates, inputs.core_versions)
+        written = replace_labels(settings, use_case, as_of, rows)
+        content = lake.content_hash(rows)
+        made = Made(
+            as_of=as_of,
+            version=content,
+            content={use_case.labels_table: content},
+            inputs=inputs,
+            table_version=written.version,
+        )
+        ledger.record(settings, use_case, LABELS, made, run_id)
         cost.rows = rows.num_rows
     return LabelReport(as_of, rows.num_rows, rows.column("is_positive").to_pylist().count(True))
+
+
+def inputs_of(settings: Settings, use_case: UseCase, as_of: date) -> Inputs:
+    """What the labels of a date would be made from now.
+
+    Raises:
+        MissingPartition: there is no feature snapshot of that date.
+    """
+    candidates = lake.require_snapshot(settings.lake, use_case.feature_tables[0].name, as_of)[1]
+    last = as_of + timedelta(days=use_case.horizon_days)
+    return ledger.inputs_up_to(settings, last, definition_of(use_case), candidates)
+
+
+def definition_of(use_case: UseCase) -> str:
+    """What says what a label is."""
+    return use_case.model_dump_json(include={"entity", "item", "horizon_days", "excluded_items", "positives_sql"})
+
+
+def replace_labels(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) -> lake.Written:
+    """Put the rows in place of a date's labels."""
+    return lake.replace_dates(settings.lake, use_case.labels_table, rows, first=as_of, last=as_of, partition="as_of")
+
+
+def read_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
+    """A date's labels as `compute_labels` gave them.
+
+    Raises:
+        MissingPartition: the date has none.
+    """
+    files = lake.files_of(settings.lake, use_case.labels_table, first=as_of, last=as_of, partition="as_of")
+    if not files:
+        raise MissingPartition(
+            "the snapshot has no labels",
+            where=f"{use_case.labels_table}, as_of={as_of}",
+            remedy=f"nightjar train builds them; or nightjar labels --date {as_of}",
+        )
+    keys = ", ".join(use_case.keys)
+    columns = f"$as_of AS as_of, {keys}, is_candidate, is_positive, value_usd"
+    query = f"SELECT {columns} FROM read_parquet({files}, hive_partitioning = false) ORDER BY {keys}"
+    with open_engine(settings) as connection:
+        return connection.sql(query, params={"as_of": as_of}).to_arrow_table()
 
 
 def candidates_sql(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -48,8 +101,10 @@ def candidates_sql(settings: Settings, use_case: UseCase, as_of: date) -> str:
     )
 
 
-def compute_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """The rows that `build_labels` writes, ordered by key."""
+def compute_labels(
+    settings: Settings, use_case: UseCase, as_of: date, candidates: str, versions: Versions = NEWEST
+) -> pa.Table:
+    """The rows that `build_labels` writes, ordered by key, for the candidates that the SQL gives."""
     last = as_of + timedelta(days=use_case.horizon_days)
     window = {"first_date": as_of + timedelta(days=1), "last_date": last, "as_of": as_of}
     keys = ", ".join(use_case.keys)
@@ -57,14 +112,14 @@ def compute_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Tab
     query = f"""
         SELECT $as_of AS as_of, {keys}, c.is_candidate IS NOT NULL AS is_candidate,
                p.value_usd IS NOT NULL AS is_positive, coalesce(p.value_usd, 0)::DECIMAL(12, 2) AS value_usd
-        FROM (SELECT {keys}, true AS is_candidate FROM ({candidates_sql(settings, use_case, as_of)})) c
+        FROM (SELECT {keys}, true AS is_candidate FROM ({candidates})) c
         FULL JOIN (
             SELECT * FROM ({use_case.positives_sql})
             WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({excluded}))
         ) p USING ({keys})
         ORDER BY {keys}
     """
-    with open_core(settings, up_to=last) as connection:
+    with open_core(settings, up_to=last, versions=versions) as connection:
         return connection.sql(query, params=window).to_arrow_table()
 
 

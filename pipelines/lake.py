@@ -32,12 +32,16 @@ class Written:
 
 
 def content_hash(rows: pa.Table) -> str:
-    """SHA-256 of the rows, in their order; equal content has an equal hash, whatever its chunks."""
+    """SHA-256 of the rows, in their order; equal content has an equal hash, whatever its chunks and its engine."""
     digest = hashlib.sha256()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
-        writer.write_table(rows.replace_schema_metadata(None).combine_chunks())
-    digest.update(sink.getvalue())
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        # What a buffer holds under a null, or behind the last bit, is anything: hash neither.
+        for part in (column.drop_null(), column.is_valid()) if column.null_count else (column,):
+            values = pa.table({name: part.cast(pa.uint8()) if part.type == pa.bool_() else part}).combine_chunks()
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, values.schema) as writer:
+                writer.write_table(values)
+            digest.update(sink.getvalue())
     return digest.hexdigest()
 
 
@@ -130,12 +134,21 @@ def files_of(
 
 def files_where(lake: Location, table: str, predicate: str, version: int | None = None) -> list[str]:
     """Paths of a Delta table's files that a predicate on partition columns selects; empty when there are none."""
+    names = state_of(lake, table, predicate, version)[1]
+    return [str(lake.fetch(f"{table}/{name}", is_immutable=True)) for name in names]
+
+
+def state_of(lake: Location, table: str, predicate: str, version: int | None = None) -> tuple[int | None, list[str]]:
+    """Version of a Delta table, and names within it of the files that a predicate on partition columns selects.
+
+    Before its first write, none and no files. No write ever uses a name again.
+    """
     delta = open_table(lake, table, version)
     if delta is None:
-        return []
+        return None, []
     # A URI has the table's folder percent-encoded, the rest as it is called on disk.
     inside = (uri.rsplit(f"/{table}/", 1)[1] for uri in delta.file_uris(file_pruning_predicate=predicate))
-    return sorted(str(lake.fetch(f"{table}/{path}", is_immutable=True)) for path in inside)
+    return int(delta.version()), sorted(inside)
 
 
 def dates_of(lake: Location, table: str, partition: str = "business_date") -> list[date]:

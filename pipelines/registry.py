@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 MODEL_FILE, CONTRACT_FILE, REFERENCE_FILE = "model.lgb", "contract.json", "reference.json"
+LINEAGE_FILE = "lineage.json"
 CONTRACT_TAG = "contract_sha256"
 
 
@@ -123,11 +124,19 @@ def load_reference(settings: Settings, use_case: UseCase, version: ModelVersion)
     """The training distribution of each feature, and of the score under the name `score`."""
     import json
 
+    columns = json.loads(read_file(settings, use_case, version, REFERENCE_FILE))
+    return {name: ColumnReference.model_validate(column) for name, column in columns.items()}
+
+
+def read_file(settings: Settings, use_case: UseCase, version: ModelVersion, name: str) -> str:
+    """Text of a file that the version's training run left.
+
+    Raises:
+        ArtifactRefused: it is missing or cannot be read.
+    """
     where = f"model {use_case.name}, version {version.version}"
     with TemporaryDirectory() as folder:
-        path = _fetch(settings, f"runs:/{version.mlflow_run_id}/{REFERENCE_FILE}", Path(folder), where)
-        columns = json.loads(path.read_text())
-    return {name: ColumnReference.model_validate(column) for name, column in columns.items()}
+        return _fetch(settings, f"runs:/{version.mlflow_run_id}/{name}", Path(folder), where).read_text()
 
 
 def _fetch(settings: Settings, uri: str, folder: Path, where: str) -> Path:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -12,10 +10,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipelines import lake, registry
+from pipelines import registry
 from pipelines.cross_validation import MODEL, Validation
 from pipelines.drift import Reference, build_reference
-from pipelines.features import feature_version
+from pipelines.lineage import Lineage
 from pipelines.metrics import Quality
 from pipelines.model import Model, file_sha256, save_contract
 from pipelines.plots import plot_calibration, plot_importance
@@ -26,11 +24,12 @@ from pipelines.use_case import UseCase
 
 @dataclass(frozen=True)
 class Trained:
-    """The final model with the snapshots it saw and the validation of its recipe."""
+    """The final model with the snapshots it saw, the validation of its recipe, and what they were made from."""
 
     model: Model
     snapshots: Sequence[Snapshot]
     validation: Validation
+    lineage: Lineage
 
 
 def register(settings: Settings, use_case: UseCase, as_of: date, trained: Trained) -> str:
@@ -40,7 +39,7 @@ def register(settings: Settings, use_case: UseCase, as_of: date, trained: Traine
 
     experiment = registry.experiment_id(settings, use_case, client)
     with TemporaryDirectory() as folder, mlflow.start_run(experiment_id=experiment, run_name=str(as_of)):
-        mlflow.log_params(_parameters(settings, use_case, as_of, trained))
+        mlflow.log_params(_parameters(use_case, trained))
         _log_metrics(use_case, trained.validation)
         _write_files(settings, trained, Path(folder))
         mlflow.log_artifacts(folder)
@@ -54,18 +53,17 @@ def register(settings: Settings, use_case: UseCase, as_of: date, trained: Traine
     return version.version
 
 
-def _parameters(settings: Settings, use_case: UseCase, as_of: date, trained: Trained) -> dict[str, object]:
-    dates = [snapshot.as_of for snapshot in trained.snapshots]
+def _parameters(use_case: UseCase, trained: Trained) -> dict[str, object]:
+    lineage = trained.lineage
     return {
-        "as_of": as_of,
-        "snapshot_dates": ",".join(map(str, dates)),
-        "feature_versions": ",".join(feature_version(settings, use_case, day) for day in dates),
-        "core_transactions_version": lake.version_of(settings.lake, "core__transactions"),
-        "labels_version": lake.version_of(settings.lake, use_case.labels_table),
+        "as_of": lineage.as_of,
+        "snapshot_dates": ",".join(str(one.features.as_of) for one in lineage.snapshots),
+        "feature_versions": ",".join(one.features.version for one in lineage.snapshots),
+        "training_set_sha256": lineage.training_set_sha256,
         "rows": sum(len(snapshot.matrix) for snapshot in trained.snapshots),
         "feature_count": len(use_case.features),
         "best_rule": trained.validation.best_rule,
-        "git_revision": _git_revision(),
+        "code_version": lineage.code_version,
         "requirements_sha256": _lock_sha256(),
         **use_case.training.model_dump(),
     }
@@ -94,6 +92,7 @@ def _write_files(settings: Settings, trained: Trained, folder: Path) -> None:
     contract = save_contract(trained.model, model_file)
     model_file.unlink()  # MLflow writes its own; the contract holds the hash that it must have
     (folder / registry.CONTRACT_FILE).write_text(json.dumps(contract, indent=1))
+    (folder / registry.LINEAGE_FILE).write_text(trained.lineage.model_dump_json(indent=1))
     reference = {name: column.model_dump() for name, column in _reference(settings, trained).items()}
     (folder / registry.REFERENCE_FILE).write_text(json.dumps(reference))
     plot_calibration(trained.validation, folder / "calibration.png")
@@ -106,16 +105,6 @@ def _reference(settings: Settings, trained: Trained) -> Reference:
     weights = [snapshot.weight for snapshot in trained.snapshots]
     scores = [trained.model.predict_matrix(matrix, settings.threads)[:, np.newaxis] for matrix in matrices]
     return build_reference(trained.model.features, matrices, weights) | build_reference(["score"], scores, weights)
-
-
-def _git_revision() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "unknown: no git"
-    found = subprocess.run(  # noqa: S603  # fixed arguments, no shell
-        [git, "-C", str(PROJECT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown: no repository"
 
 
 def _lock_sha256() -> str:

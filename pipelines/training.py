@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 
-from pipelines import feature_store
+from pipelines import feature_store, lake
 from pipelines.cross_validation import cross_validate
-from pipelines.features import build_features
-from pipelines.labels import build_labels
+from pipelines.lineage import Lineage, code_version, current_snapshot, training_rows
 from pipelines.model import Model, fit_booster
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -65,14 +64,13 @@ def train(
 def fit(
     settings: Settings, use_case: UseCase, as_of: date, run_id: str, progress: Progress = lambda *_: None
 ) -> Trained:
-    """Build the snapshots, cross-validate the recipe and fit the final model; registers nothing."""
+    """Build the snapshots that are missing or stale, cross-validate and fit the final model; registers nothing."""
     dates = snapshot_dates(use_case, as_of)
     folds = use_case.training.folds
     store = feature_store.open_store(settings, use_case)
-    snapshots = []
+    snapshots, trained_on = [], []
     for number, day in enumerate(dates, start=1):
-        build_features(settings, use_case, day, run_id)
-        build_labels(settings, use_case, day, run_id)
+        trained_on.append(current_snapshot(settings, use_case, day, run_id))
         only_sampled = number <= len(dates) - folds
         snapshots.append(load_snapshot(settings, use_case, store, day, only_sampled=only_sampled))
         progress("snapshots", number, len(dates))
@@ -82,4 +80,14 @@ def fit(
     )
     sampled = [snapshot.sampled() for snapshot in snapshots]
     booster = fit_booster(use_case.training, use_case.features, sampled, settings.threads)
-    return Trained(Model(booster, validation.calibration, use_case.features), sampled, validation)
+    hashes = [lake.content_hash(training_rows(use_case, snapshot)) for snapshot in sampled]
+    lineage = Lineage(
+        use_case=use_case.name,
+        as_of=as_of,
+        plan=use_case.training,
+        code_version=code_version(),
+        snapshots=tuple(
+            one.model_copy(update={"rows_sha256": hashed}) for one, hashed in zip(trained_on, hashes, strict=True)
+        ),
+    )
+    return Trained(Model(booster, validation.calibration, use_case.features), sampled, validation, lineage)

@@ -11,12 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import lake
 from pipelines.engine import open_engine
-from pipelines.errors import MissingPartition
 from pipelines.feature_store import join_features
 from pipelines.features import end_of_day, feature_version
-from pipelines.labels import last_mature
+from pipelines.labels import last_mature, read_labels
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -90,26 +88,17 @@ def labelled_candidates(settings: Settings, use_case: UseCase, as_of: date) -> p
 
     The sample depends on nothing but the key, the date and the plan's seed.
     """
-    files = lake.files_of(settings.lake, use_case.labels_table, first=as_of, last=as_of, partition="as_of")
-    if not files:
-        raise MissingPartition(
-            "the snapshot has no labels",
-            where=f"{use_case.labels_table}, as_of={as_of}",
-            remedy=f"nightjar train builds them; or nightjar labels --date {as_of}",
-        )
     plan = use_case.training
     draw = f"md5_number_lower(concat_ws('|', {', '.join(use_case.keys)}, as_of, {plan.seed})) % 1000000"
     query = f"""
-        SELECT $as_of AS as_of, * EXCLUDE (as_of), CASE WHEN is_positive THEN 1 ELSE $weight END AS weight,
+        SELECT *, CASE WHEN is_positive THEN 1 ELSE $weight END AS weight,
                is_positive OR {draw} < $kept AS is_sampled
-        FROM read_parquet({files}, hive_partitioning = true, hive_types = {{'as_of': DATE}})
-        WHERE is_candidate ORDER BY {", ".join(use_case.keys)}
+        FROM labels WHERE is_candidate ORDER BY {", ".join(use_case.keys)}
     """
     share = plan.negative_keep_share
     with open_engine(settings) as connection:
-        return connection.sql(
-            query, params={"as_of": as_of, "weight": 1 / share, "kept": round(share * 1_000_000)}
-        ).to_arrow_table()
+        connection.register("labels", read_labels(settings, use_case, as_of))
+        return connection.sql(query, params={"weight": 1 / share, "kept": round(share * 1_000_000)}).to_arrow_table()
 
 
 def with_rules(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa.Table:
@@ -122,14 +111,8 @@ def with_rules(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa.Tabl
 
 def missed_positives(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
     """Positives of a date that were no candidates: as_of, keys, is_candidate, is_positive, value_usd."""
-    files = lake.files_of(settings.lake, use_case.labels_table, first=as_of, last=as_of, partition="as_of")
-    keys = ", ".join(use_case.keys)
-    with open_engine(settings) as connection:
-        return connection.sql(
-            f"SELECT $as_of AS as_of, {keys}, is_candidate, is_positive, value_usd FROM read_parquet({files}) "
-            f"WHERE NOT is_candidate ORDER BY {keys}",
-            params={"as_of": as_of},
-        ).to_arrow_table()
+    labels = read_labels(settings, use_case, as_of)
+    return labels.filter(pc.invert(labels.column("is_candidate")))
 
 
 def scored_table(use_case: UseCase, rows: pa.Table, score: Vector, missed: pa.Table) -> pa.Table:

@@ -1,5 +1,6 @@
 """What a use case must say: one frozen definition that features, training, scoring and monitoring share."""
 
+import re
 from collections import Counter
 from typing import Self
 
@@ -8,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def core_tables_in(sql: str) -> list[str]:
+    """Names of the core tables that some SQL reads, sorted."""
+    return sorted({name.lower() for name in re.findall(r"\bcore__[a-z0-9_]+", sql, re.IGNORECASE)})
 
 
 class BaseTable(_Frozen):

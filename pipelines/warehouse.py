@@ -98,6 +98,18 @@ QUARANTINE_DROPS = Table(
     Column("run_id", String(250), nullable=False, comment="Run that did it"),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
+SNAPSHOT_LOG = Table(
+    "ops__snapshot_log",
+    METADATA,
+    Column("snapshot_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("use_case", String(64), nullable=False),
+    Column("kind", String(16), nullable=False, comment="features or labels"),
+    Column("as_of", Date, nullable=False, comment="Partition"),
+    Column("version", String(64), nullable=False, comment="Feature version, or content hash of the labels"),
+    Column("made", Text, nullable=False, comment="Content hashes, and the core versions that it was made from: JSON"),
+)
 PUBLISH_LOG = Table(
     "ops__publish_log",
     METADATA,
