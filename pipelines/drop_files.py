@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -55,9 +56,9 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
     path = _fetch(drop, file)
     if file.name.endswith(".parquet"):
         return path
-    staged = scratch / f"{drop.contract.name}-{file.sha256}.parquet"
+    staged = scratch / f"{drop.contract.name}-{file.sha256}.{os.getpid()}.parquet"
     names = drop.contract.schema.names
-    typed = {name: _typed(name, type_) for name, type_ in drop.contract.columns}
+    typed = {name: typed(name, type_) for name, type_ in drop.contract.columns}
     is_lost = " OR ".join(f"({sql}) IS NULL AND nullif({name}, '') IS NOT NULL" for name, sql in typed.items())
     whole = ", ".join(f"'{name}': {name}" for name in names)
     query = f"""
@@ -76,6 +77,12 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
         found = f"more than {file.rows}" if rows > file.rows else rows
         raise wrong_manifest("the file is not the manifest's", path, f"rows {file.rows}", found, drop)
     return staged
+
+
+def remove_staged(scratch: Path) -> None:
+    """Remove what this process has staged: it holds the households' own ids."""
+    for path in scratch.glob(f"*.{os.getpid()}.parquet"):
+        path.unlink()
 
 
 def check_content(drops: Sequence[Drop]) -> None:
@@ -110,7 +117,7 @@ def _fetch(drop: Drop, file: DeliveredFile) -> Path:
     return path
 
 
-def _typed(name: str, type_: pa.DataType) -> str:
+def typed(name: str, type_: pa.DataType) -> str:
     """SQL for a text column's values in the contract's type; null where a value is not of that type."""
     text = f"nullif({name}, '')"
     if pa.types.is_string(type_):

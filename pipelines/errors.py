@@ -98,6 +98,10 @@ class MissingPartition(BadInput):
     """A step needs a partition that no earlier step has written."""
 
 
+class NothingQuarantined(BadInput):
+    """No row in quarantine matches what was asked for."""
+
+
 class LabelsImmature(BadInput):
     """The label window of a snapshot is not over at the date for which it is asked."""
 

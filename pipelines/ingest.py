@@ -1,6 +1,6 @@
 """Ingest: settles business dates, that is, makes their partitions of the core tables what was delivered for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 import duckdb
-import sqlalchemy as sa
 
 from pipelines import drop_files, drops, lake, pseudonyms, reference, transactions, warehouse
 from pipelines.contracts import (
@@ -19,18 +18,18 @@ from pipelines.contracts import (
     TRANSACTIONS_DROP,
 )
 from pipelines.coverage import ingested_dates
-from pipelines.drops import DeliveredFile, Drop
+from pipelines.crash_points import crash_point
+from pipelines.drops import Drop
 from pipelines.engine import open_engine
-from pipelines.errors import BadInput, EngineFailure
+from pipelines.errors import BadInput, ChecksFailed, EngineFailure, StorageRefused
+from pipelines.ingest_log import COUNTS, Log, append_log, counts_by_file, current_log, entry
 from pipelines.settings import Settings
-from pipelines.steps import measured
+from pipelines.steps import CLI_RUN, measured
 from pipelines.transactions import Delivery
-from pipelines.use_cases import load_use_cases
+from pipelines.use_cases import late_window_days
 
-COUNTS = ("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
 _LOOK_BACK_DAYS = 35  # how far back a file that came after the late window is noticed
 _CHUNK_LINES = 150_000  # beyond the first day's; what is settled at once stays as small however big a day
-Log = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class IngestReport:
     """What became of the transactions of the dates; `table_version` is that of core__transactions.
 
     `affected` are the dates whose scores must be made anew: those asked for, and those that a correction reaches.
+    `unsettled` are ingested ones in reach whose drops have changed and now fail: they stay as they were, and a run of
+    their own says why.
     """
 
     first: date
@@ -48,6 +49,7 @@ class IngestReport:
     rows_quarantined: int
     rows_duplicate: int
     affected: tuple[date, ...]
+    unsettled: tuple[date, ...]
     table_version: str
 
 
@@ -65,14 +67,13 @@ def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestRe
         ChecksFailed: the rows of a day, or the keys of a reference table, are not plausible.
     """
     drops.days_between(first, last)
-    use_cases = load_use_cases(settings).values()
-    late_days = max((use_case.late_window_days for use_case in use_cases), default=0)
+    late_days = late_window_days(settings)
     import_module("expectations.transactions")  # Great Expectations takes seconds to load, which are no step's cost
     warehouse.create_tables(settings, [])
     pseudonyms.require_same_key(settings)
     with measured(settings, "ingest", f"{first}..{last}" if first != last else f"{first}", run_id) as cost:
         batch = _Batch(settings, first, last, late_days, run_id)
-        changed: list[date] = []
+        changed = batch.changed_before()
         asked: Log = []
         for chunk in batch.chunks():
             log = [row for row in batch.settle(chunk) if row["table_name"] == CORE_TRANSACTIONS.name]
@@ -83,9 +84,10 @@ def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestRe
         cost.rows = kept
     rows_in, _, quarantined, duplicate = (sum(row[name] for row in asked) for name in COUNTS[:4])
     version = lake.version_of(settings.lake, CORE_TRANSACTIONS.name)
-    affected = _affected(settings, first, last, changed, late_days)
+    affected = affected_dates(settings, {*drops.days_between(first, last)}, changed)
+    unsettled = tuple(sorted(batch.unsettled))
     days = (last - first).days + 1
-    return IngestReport(first, last, days, rows_in, kept, quarantined, duplicate, affected, version)
+    return IngestReport(first, last, days, rows_in, kept, quarantined, duplicate, affected, unsettled, version)
 
 
 class _Batch:
@@ -99,6 +101,8 @@ class _Batch:
                 drop_files.check_files(drop)
         self.delivered = {drop.business_date: drop for drop in self.asked[TRANSACTIONS_DROP.name]}
         self.dates = set(self.delivered)
+        self.known = current_log(settings, date.min, date.max)
+        self.unsettled: set[date] = set()
         self._add_neighbours()
         self.repeats = self._repeated_files()
 
@@ -116,12 +120,48 @@ class _Batch:
             yield chunk[0], chunk[-1]
             days = days[len(chunk) :]
 
+    def changed_before(self) -> list[date]:
+        """The dates that this very run replaced before it was killed, and has not told anybody."""
+        mine = (row for row in self.known if row["run_id"] == self.run_id != CLI_RUN and row["status"] == "replaced")
+        return [row["business_date"] for row in mine if row["business_date"] in self.dates]
+
     def settle(self, chunk: tuple[date, date]) -> Log:
-        """Replace the partitions of these dates where they differ; gives the rows of the log that it wrote."""
-        first, last = chunk
+        """Replace the partitions of these dates where they differ; gives the rows of the log that it wrote.
+
+        A date that was not asked for and is no longer plausible stays as it is.
+        """
+        try:
+            return self._settle(*chunk)
+        except ChecksFailed:
+            others = [day for day in drops.days_between(*chunk) if not self.first <= day <= self.last]
+            if not others:
+                raise
+            if chunk[0] == chunk[1]:
+                self.unsettled.add(chunk[0])
+                return []
+        asked = max(chunk[0], self.first), min(chunk[1], self.last)
+        log = self._settle(*asked) if asked[0] <= asked[1] else []
+        return log + [row for day in others for row in self.settle((day, day))]
+
+    def record_late(self) -> None:
+        """Write down, once, each file that came for a date after its late window; it changes nothing."""
+        before = self.first - timedelta(days=self.late_days)
+        known = [row for row in self.known if 0 < (before - row["business_date"]).days <= _LOOK_BACK_DAYS]
+        late: Log = []
+        for day in {row["business_date"] for row in known} - self.dates:
+            seen = {row["source_sha256"] for row in known if row["business_date"] == day}
+            for drop in self._readable(day):
+                late += [
+                    {**entry(drop, file, "late"), "rows_in": file.rows, "rows_late": file.rows}
+                    for file in drop.manifest.files
+                    if file.sha256 not in seen
+                ]
+        append_log(self.settings, late, self.run_id)
+
+    def _settle(self, first: date, last: date) -> Log:
         delivery = self._delivery(first, last)
-        with open_engine(self.settings) as connection, _reading([drop for drop, _ in delivery.files]):
-            self._register_tombstones(connection)
+        with open_engine(self.settings) as connection, _reading(self.settings, [drop for drop, _ in delivery.files]):
+            transactions.register_withdrawn(connection, self.settings)
             references = {
                 contract: [drop for drop in self.asked[contract.name] if first <= drop.business_date <= last]
                 for contract in REFERENCE_DROPS
@@ -133,55 +173,69 @@ class _Batch:
             log: Log = []
             for contract, chosen in references.items():
                 log += reference.replace(connection, self.settings, contract, chosen)
-            lake.replace_changed(connection, self.settings.lake, QUARANTINE_TRANSACTIONS, "quarantined", chunk)
-            changed = lake.replace_changed(connection, self.settings.lake, CORE_TRANSACTIONS, "kept", chunk)
-        log += self._news(self._log_of_lines(delivery, counts, changed), chunk)
-        return append_log(self.settings, log, self.run_id)
-
-    def record_late(self) -> None:
-        """Write down, once, each file that came for a date after its late window; it changes nothing."""
-        before = self.first - timedelta(days=self.late_days)
-        known = current_log(self.settings, before - timedelta(days=_LOOK_BACK_DAYS), before - timedelta(days=1))
-        late: Log = []
-        for day in {row["business_date"] for row in known}:
-            seen = {row["source_sha256"] for row in known if row["business_date"] == day}
-            for drop in self._readable(day):
-                late += [
-                    {**_entry(drop, file, "late"), "rows_in": file.rows, "rows_late": file.rows}
-                    for file in drop.manifest.files
-                    if file.sha256 not in seen
-                ]
-        append_log(self.settings, late, self.run_id)
+            crash_point("ingest.after_reference")
+            lake.replace_changed(connection, self.settings.lake, QUARANTINE_TRANSACTIONS, "quarantined", (first, last))
+            crash_point("ingest.after_quarantine")
+            changed = lake.replace_changed(connection, self.settings.lake, CORE_TRANSACTIONS, "kept", (first, last))
+            crash_point("ingest.after_core")
+        log = append_log(self.settings, log + self._news(delivery, counts, changed), self.run_id)
+        crash_point("ingest.after_log")
+        return log
 
     def _add_neighbours(self) -> None:
+        """Settle anew the ingested dates near these, and near those that hold a copy of a file of theirs."""
         near = timedelta(days=self.late_days)
-        ingested = {day for day in ingested_dates(self.settings) if self.first - near <= day <= self.last + near}
-        start = min(ingested | self.dates)
-        for day in drops.days_between(start, max(ingested | self.dates) + near):
+        self._add_ingested(self.first - near, self.last + near)
+        known = [row for row in self.known if row["source_sha256"] and row["status"] != "late"]
+        hashes = {row["source_sha256"] for row in known if row["business_date"] in self.dates}
+        hashes |= {file.sha256 for drop in self.delivered.values() for file in drop.manifest.files}
+        for day in {row["business_date"] for row in known if row["source_sha256"] in hashes} - self.dates:
+            self._add_ingested(day - near, day + near)
+
+    def _add_ingested(self, first: date, last: date) -> None:
+        near = timedelta(days=self.late_days)
+        ingested = {row["business_date"] for row in self.known}
+        here = {day for day in ingested | self.dates if first <= day <= last}
+        for day in drops.days_between(min(here), max(here) + near):
             if day not in self.delivered:
                 self.delivered |= {drop.business_date: drop for drop in self._readable(day)}
-        self.dates |= ingested & set(self.delivered)
+        lost = {day for day in ingested - set(self.delivered) if min(here) <= day <= max(here) + near}
+        for day in sorted(lost):
+            if self.first <= day <= self.last + near:
+                self._read(day)  # raises: without it, lines that it brought for the dates asked for would be gone
+        short = {day for day in here if any(day <= gone <= day + near for gone in lost)}
+        self.unsettled |= short
+        self.dates |= here - short
+
+    def _read(self, day: date) -> Drop:
+        drop = drops.read_drop(self.settings.landing, TRANSACTIONS_DROP, day)
+        drop_files.check_files(drop)
+        return drop
 
     def _readable(self, day: date) -> list[Drop]:
         """The drop of a date that was not asked for; none where it would fail, which its own run will say."""
         try:
-            drop = drops.read_drop(self.settings.landing, TRANSACTIONS_DROP, day)
-            drop_files.check_files(drop)
+            return [self._read(day)]
+        except StorageRefused:
+            raise
         except BadInput:
             return []
-        return [drop]
 
     def _repeated_files(self) -> set[str]:
         """Names below landing of files that were delivered before, for an earlier date or under another name."""
-        earlier = current_log(self.settings, date.min, min(self.delivered) - timedelta(days=1))
-        seen = {row["source_sha256"]: row["source_file"] for row in earlier}
-        repeated = set()
-        for _, drop in sorted(self.delivered.items()):
-            for file in drop.manifest.files:
-                name = drop.name_of(file)
-                if seen.setdefault(file.sha256, name) != name:
-                    repeated.add(name)
-        return repeated
+        placed = [
+            (day, drop.name_of(file), file.sha256)
+            for day, drop in self.delivered.items()
+            for file in drop.manifest.files
+        ]
+        places = ("business_date", "source_file", "source_sha256")
+        placed += [
+            tuple(row[name] for name in places)
+            for row in self.known
+            if row["source_file"] and row["business_date"] not in self.delivered
+        ]
+        seen: dict[str, str] = {}
+        return {name for _, name, sha256 in sorted(placed) if seen.setdefault(sha256, name) != name}
 
     def _delivery(self, first: date, last: date) -> Delivery:
         until = last + timedelta(days=self.late_days)
@@ -192,107 +246,64 @@ class _Batch:
             for file in drop.manifest.files
             if drop.name_of(file) not in self.repeats
         ]
-        products = drops.newest_drop(self.settings.landing, DROPS["products"], first)
-        drop_files.check_files(products)
-        later = [drop for drop in self.asked["products"] if first < drop.business_date <= last]
-        return Delivery(first, last, files, [products, *later], self.late_days)
+        landing, contract = self.settings.landing, DROPS["products"]
+        known = [drops.newest_drop(landing, contract, first), *drops.find_drops(landing, contract, first, last)]
+        products = list({drop.business_date: drop for drop in known}.values())
+        for drop in products:
+            drop_files.check_files(drop)
+        closed = {day for day in drops.days_between(first, last) if self.delivered[day].manifest.is_closed}
+        return Delivery(first, last, files, products, closed, self.late_days)
 
-    def _register_tombstones(self, connection: duckdb.DuckDBPyConnection) -> None:
-        import pyarrow as pa
+    def _news(self, delivery: Delivery, counts: Log, changed: set[date]) -> Log:
+        """The log's rows of the dates that were asked for, and of the others of which it says something else so far.
 
-        with warehouse.open_warehouse(self.settings) as opened:
-            erased = list(opened.scalars(sa.select(warehouse.TOMBSTONES.c.household_id)))
-        connection.register("ops__tombstones", pa.table({"household_id": pa.array(erased, pa.int64())}))
-
-    def _log_of_lines(self, delivery: Delivery, counts: Log, changed: set[date]) -> Log:
-        """A row per date and file that has lines for it, and per file that has none of its own drop's date."""
+        A date counts as replaced, too, when its rows are other ones than the log knows: the run that brought them
+        was killed before it could say so.
+        """
+        log = self._log_of_lines(delivery, counts)
+        fresh = counts_by_file(log)
+        known = {key: sums for key, sums in counts_by_file(self.known).items() if key[0] in delivery.days}
+        told = {key[0] for key, _ in known.items() ^ fresh.items()}
+        changed = changed | {day for day, *_ in _kept(known) ^ _kept(fresh)}
         version = lake.version_of(self.settings.lake, CORE_TRANSACTIONS.name)
+        for row in log:
+            row["table_version"] = version
+            if row["status"] != "duplicate":
+                row["status"] = "replaced" if row["business_date"] in changed else "unchanged"
+        return [row for row in log if row["business_date"] in told or self.first <= row["business_date"] <= self.last]
+
+    def _log_of_lines(self, delivery: Delivery, counts: Log) -> Log:
+        """A row per date and file that has lines for it, and per file that has none of its own drop's date."""
         by_place = {(row["business_date"], row["source_file"]): row for row in counts}
         log: Log = []
-        for day in drops.days_between(delivery.first, delivery.last):
-            status = "replaced" if day in changed else "unchanged"
+        for day in delivery.days:
             drop = self.delivered[day]
             for file in drop.manifest.files or (None,):
-                repeated = file is not None and drop.name_of(file) in self.repeats
-                row = _entry(drop, file, "duplicate" if repeated else status)
-                if repeated and file is not None:
-                    row |= {"rows_in": file.rows, "rows_duplicate": file.rows}
+                row = entry(drop, file, "")
+                if file is not None and row["source_file"] in self.repeats:
+                    row |= {"status": "duplicate", "rows_in": file.rows, "rows_duplicate": file.rows}
                 log.append(row | by_place.pop((day, row["source_file"]), {}))
-        for (day, name), row in by_place.items():  # late lines: of another date's drop
+        for (_, name), row in by_place.items():  # late lines: of another date's drop
             drop, file = next((drop, file) for drop, file in delivery.files if drop.name_of(file) == name)
-            log.append(_entry(drop, file, "replaced" if day in changed else "unchanged") | row)
-        return [{**row, "table_version": version} for row in log]
-
-    def _news(self, log: Log, chunk: tuple[date, date]) -> Log:
-        """The rows of the dates that were asked for, and of the others of which the log says something else."""
-        known = _facts(current_log(self.settings, *chunk))
-        fresh = _facts(log)
-        return [
-            row
-            for row in log
-            if self.first <= (day := row["business_date"]) <= self.last or fresh[day] != known.get(day)
-        ]
+            log.append(entry(drop, file, "") | row)
+        return log
 
 
-def current_log(settings: Settings, first: date, last: date, table: str = CORE_TRANSACTIONS.name) -> Log:
-    """What the log says now of the files of these dates: the rows of each date's last attempt, and the late files."""
-    log = warehouse.INGEST_LOG
-    newest = sa.func.max(log.c.attempt).over(partition_by=log.c.business_date).label("newest")
-    between = sa.and_(log.c.table_name == table, log.c.business_date.between(first, last))
-    rows = sa.select(log, newest).where(between).subquery()
-    query = sa.select(rows).where(sa.or_(rows.c.attempt == rows.c.newest, rows.c.status == "late"))
-    with warehouse.open_warehouse(settings) as connection:
-        return warehouse.read_rows(connection, query)
+def _kept(counts: Mapping[Any, tuple[int, ...]]) -> set[tuple[Any, ...]]:
+    return {(*key, sums[1]) for key, sums in counts.items() if sums[1]}
 
 
-def append_log(settings: Settings, rows: Log, run_id: str) -> Log:
-    """Append to ops__ingest_log; a date's rows get the number of its next attempt, late files that of its last."""
-    log = warehouse.INGEST_LOG
-    filled = []
-    with warehouse.open_warehouse(settings) as connection:
-        newest = sa.select(log.c.table_name, log.c.business_date, sa.func.max(log.c.attempt)).group_by(
-            log.c.table_name, log.c.business_date
-        )
-        attempts = {(table, day): attempt for table, day, attempt in connection.execute(newest)}
-        for row in rows:
-            last = attempts.get((row["table_name"], row["business_date"]), 0)
-            attempt = last if row["status"] == "late" else last + 1
-            stamp = {"run_id": run_id, "attempt": attempt, "key_id": pseudonyms.key_id(settings)}
-            filled.append({**dict.fromkeys(COUNTS, 0), "table_version": "none", **row, **stamp})
-        warehouse.append_rows(connection, log, filled)
-    return filled
-
-
-def _entry(drop: Drop, file: DeliveredFile | None, status: str) -> dict[str, Any]:
-    return {
-        "table_name": drop.contract.core_table.name,
-        "business_date": drop.business_date,
-        "status": status,
-        "source_file": drop.name_of(file) if file else None,
-        "source_sha256": file.sha256 if file else None,
-        **dict.fromkeys(COUNTS, 0),
-    }
-
-
-def _facts(log: Log) -> dict[date, set[object]]:
-    facts: dict[date, set[object]] = {}
-    for row in log:
-        if row["status"] != "late":
-            counts = tuple(row[name] for name in COUNTS)
-            facts.setdefault(row["business_date"], set()).add((row["source_file"], row["source_sha256"], counts))
-    return facts
-
-
-def _affected(settings: Settings, first: date, last: date, changed: Sequence[date], late_days: int) -> tuple[date, ...]:
-    dates = set(drops.days_between(first, last))
+def affected_dates(settings: Settings, asked: Set[date], changed: Collection[date]) -> tuple[date, ...]:
+    """The dates whose scores must be made anew: those asked for, and the ingested ones that the changed ones reach."""
+    reached: Set[date] = set()
     if changed:
-        reach = max(changed) + timedelta(days=late_days)
-        dates |= {day for day in ingested_dates(settings) if min(changed) <= day <= reach}
-    return tuple(sorted(dates))
+        reach = max(changed) + timedelta(days=late_window_days(settings))
+        reached = {day for day in ingested_dates(settings) if min(changed) <= day <= reach}
+    return tuple(sorted(asked | reached))
 
 
 @contextmanager
-def _reading(delivered: Sequence[Drop]) -> Iterator[None]:
+def _reading(settings: Settings, delivered: Sequence[Drop]) -> Iterator[None]:
     """Tells a damaged file, whose hash its sender took after the damage, from a failure of the engine."""
     try:
         yield
@@ -305,3 +316,5 @@ def _reading(delivered: Sequence[Drop]) -> Iterator[None]:
             remedy="run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
             "or lower NIGHTJAR_INGEST_CHUNK_DAYS",
         ) from error
+    finally:
+        drop_files.remove_staged(settings.home / "scratch")

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
     )
+    crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
 
     @field_validator("use_cases", mode="before")

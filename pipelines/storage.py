@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, StorageRefused
 
 _REFUSALS = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"}
@@ -178,6 +179,7 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield unfinished
+        crash_point("storage.replacing")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The delivered transactions of some business dates: the good lines, and the bad ones with their reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
+import sqlalchemy as sa
 
+from pipelines import warehouse
 from pipelines.checks import require
 from pipelines.contracts import TRANSACTIONS_DROP
 from pipelines.drop_files import as_parquet
-from pipelines.drops import DeliveredFile, Drop
+from pipelines.drops import DeliveredFile, Drop, days_between
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
 
@@ -31,6 +33,7 @@ WITH stored AS (
     UNION ALL BY NAME SELECT NULL::VARCHAR AS unreadable WHERE false
 ), lines AS (
     SELECT drop_date, source_file, file_row_number AS source_line, {_COLUMNS}, unreadable,
+        (sha256, file_row_number) IN (FROM ops__quarantine_drops) AS is_dropped,
         coalesce(household_id::VARCHAR, unreadable ->> 'household_id') AS raw_id,
         timezone($zone, timezone('UTC', transaction_timestamp))::DATE AS local_date,
         local_date BETWEEN drop_date - $late_days::INT AND drop_date AS is_timely
@@ -46,7 +49,8 @@ WITH products AS (
         bool_and(product_category IS NULL) AS is_uncategorised
     FROM known_products GROUP BY ALL
 ), snapshots AS (SELECT DISTINCT known_date FROM products), named AS (
-    SELECT * REPLACE (pseudonyms.household_id AS household_id), ops__tombstones.household_id IS NOT NULL AS is_erased
+    SELECT * REPLACE (pseudonyms.household_id AS household_id), read.household_id IS NULL AS is_id_unreadable,
+        ops__tombstones.household_id IS NOT NULL AS is_erased
     FROM read LEFT JOIN pseudonyms USING (raw_id)
     LEFT JOIN ops__tombstones ON ops__tombstones.household_id = pseudonyms.household_id
 ), judged AS (
@@ -58,8 +62,9 @@ WITH products AS (
             OR min(store_id) OVER basket < max(store_id) OVER basket
             OR min(transaction_timestamp) OVER basket < max(transaction_timestamp) OVER basket, false)
             AS is_basket_consistent
-    FROM named WHERE NOT is_copy AND NOT is_erased
-    WINDOW key_ AS (PARTITION BY business_date, basket_id, product_id), basket AS (PARTITION BY drop_date, basket_id),
+    FROM named WHERE NOT is_copy AND NOT is_erased AND NOT is_dropped
+    WINDOW key_ AS (PARTITION BY business_date, basket_id, product_id),
+        basket AS (PARTITION BY business_date, drop_date, basket_id),
         key_of_drop AS (PARTITION BY business_date, basket_id, product_id, drop_date)
 )
 SELECT named.* EXCLUDE (raw_id), judged.* EXCLUDE (business_date, source_file, source_line),
@@ -74,16 +79,16 @@ SELECT rowid AS row_id, business_date, local_date, {_COLUMNS}, is_readable, is_f
     is_basket_consistent
 FROM delivered WHERE is_judged AND rowid >= $start AND rowid < $stop ORDER BY rowid"""
 _DAYS = """
-SELECT business_date::VARCHAR AS business_date, count(*) AS lines,
-    count(row_id) FILTER (rule_id <> $late) AS quarantined_lines, count(*) - count(row_id) AS kept_lines,
-    quarantined_lines / count(*) AS quarantined_share, avg(is_orphan::INT) AS orphan_share,
+SELECT business_date::VARCHAR AS business_date, count(source_file) AS lines,
+    count(row_id) FILTER (rule_id <> $late) AS quarantined_lines, lines - count(row_id) AS kept_lines,
+    quarantined_lines / lines AS quarantined_share, avg(is_orphan::INT) AS orphan_share,
     avg(is_uncategorised::INT) AS uncategorised_share, avg((sales_value = 0)::INT) AS zero_sales_share
-FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid WHERE is_judged
-GROUP BY ALL ORDER BY business_date"""
+FROM (SELECT rowid AS line_id, * FROM delivered WHERE is_judged) FULL JOIN open_days USING (business_date)
+LEFT JOIN failures ON row_id = line_id GROUP BY ALL ORDER BY business_date"""
 _BROKEN = """
 SELECT rule_id, count(*), arg_min(source_file, row_id), arg_min(source_line, row_id)
 FROM failures JOIN delivered ON failures.row_id = delivered.rowid GROUP BY rule_id ORDER BY count(*) DESC, rule_id"""
-_KEPT = """
+KEPT = """
 CREATE OR REPLACE TEMP TABLE kept AS
 SELECT business_date, household_id, store_id, basket_id, product_id, quantity AS item_qty,
     sales_value::DECIMAL(12, 2) AS sales_usd, retail_disc::DECIMAL(12, 2) AS retail_discount_usd,
@@ -103,14 +108,15 @@ _JSON = ", ".join(
 _QUARANTINED = f"""
 CREATE OR REPLACE TEMP TABLE quarantined AS
 SELECT business_date, household_id, rule_id, reason, source_file, source_line, CASE WHEN is_readable
-    THEN to_json({{{_JSON}}}) ELSE json_merge_patch(unreadable, {{'household_id': household_id}}::JSON) END::VARCHAR
-    AS row_json
+    THEN to_json({{{_JSON}}}) ELSE json_merge_patch(unreadable, {{'household_id': CASE WHEN is_id_unreadable
+    THEN 'pseudonym of text: ' ELSE '' END || household_id}}::JSON) END::VARCHAR AS row_json
 FROM delivered JOIN failures ON failures.row_id = delivered.rowid
 ORDER BY business_date, source_file, source_line"""
 _COUNTS = """
 SELECT business_date, source_file, count(*) AS rows_in,
     count(*) FILTER (is_judged AND row_id IS NULL) AS rows_kept, count(row_id) AS rows_quarantined,
-    count(*) FILTER (is_copy AND NOT is_erased) AS rows_duplicate, count(*) FILTER (is_erased) AS rows_erased
+    count(*) FILTER (is_copy AND NOT is_erased) AS rows_duplicate, count(*) FILTER (is_erased) AS rows_erased,
+    count(*) FILTER (is_dropped AND NOT is_copy AND NOT is_erased) AS rows_dropped
 FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid GROUP BY ALL ORDER BY ALL"""
 
 
@@ -118,14 +124,20 @@ FROM delivered LEFT JOIN failures ON failures.row_id = delivered.rowid GROUP BY 
 class Delivery:
     """What is read for the business dates from `first` to `last`: files of their drops and of the late ones after.
 
-    `products` holds the snapshot known on each of the dates.
+    `products` holds the snapshot known on each of the dates; the `closed` ones may be without lines.
     """
 
     first: date
     last: date
     files: Sequence[tuple[Drop, DeliveredFile]]
     products: Sequence[Drop]
+    closed: Collection[date]
     late_days: int
+
+    @property
+    def days(self) -> list[date]:
+        """Every date that is read."""
+        return days_between(self.first, self.last)
 
     def __str__(self) -> str:
         return f"transactions, business_date {self.first} to {self.last}"
@@ -135,7 +147,8 @@ def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery
     """Rows per business date and file: in, kept, quarantined, duplicate, erased.
 
     The lines are left on the connection, each in exactly one of the tables `kept` and `quarantined`, which have the
-    columns of their contracts; copies and lines of erased households are in neither. Expects `ops__tombstones` there.
+    columns of their contracts; copies, dropped lines and those of erased households are in neither. Expects what
+    `register_withdrawn` leaves there.
 
     Raises:
         ChecksFailed: a day has too many bad or odd lines.
@@ -148,23 +161,46 @@ def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery
     connection.execute(_READ, {**parameters, "paths": paths, "zone": settings.business_timezone})
     _register_products(connection, delivery.products, scratch)
     register_pseudonyms(connection, settings, "read", "raw_id")
-    connection.execute(_DELIVERED, {"late_days": delivery.late_days})
-    connection.execute("DROP TABLE read")
-    connection.register("failures", _find_failures(connection, where=str(delivery)))
+    judge(connection, delivery.late_days, where=str(delivery))
+    open_days = pa.array([day for day in delivery.days if day not in delivery.closed], pa.date32())
+    connection.register("open_days", pa.table({"business_date": open_days}))
     _require_sound_days(connection, where=str(delivery))
-    connection.execute(_KEPT)
+    connection.execute(KEPT)
     connection.execute(_QUARANTINED)
     counts: list[dict[str, object]] = connection.sql(_COUNTS).to_arrow_table().to_pylist()
     return counts
 
 
+def judge(connection: duckdb.DuckDBPyConnection, late_days: int, *, where: str) -> None:
+    """Turn the table `read` into `delivered` and, by row id of that, `failures` with rule and reason.
+
+    Raises:
+        EngineFailure: a rule could not be evaluated.
+    """
+    connection.execute(_DELIVERED, {"late_days": late_days})
+    connection.execute("DROP TABLE read")
+    connection.register("failures", _find_failures(connection, where=where))
+
+
+def register_withdrawn(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Register `ops__tombstones` (erased households) and `ops__quarantine_drops` (sha256 and line of rows)."""
+    drops = warehouse.QUARANTINE_DROPS.c
+    with warehouse.open_warehouse(settings) as opened:
+        erased = list(opened.scalars(sa.select(warehouse.TOMBSTONES.c.household_id)))
+        dropped = opened.execute(sa.select(drops.source_sha256, drops.source_line)).all()
+    connection.register("ops__tombstones", pa.table({"household_id": pa.array(erased, pa.int64())}))
+    files, lines = pa.array([row[0] for row in dropped], pa.string()), pa.array([row[1] for row in dropped], pa.int64())
+    connection.register("ops__quarantine_drops", pa.table({"source_sha256": files, "source_line": lines}))
+
+
 def register_files(
     connection: duckdb.DuckDBPyConnection, files: Sequence[tuple[Drop, DeliveredFile]], scratch: Path
 ) -> None:
-    """Register `files`: path as Parquet, name below landing, and date of the drop."""
+    """Register `files`: path as Parquet, name below landing, hash, and date of the drop."""
     columns = {
         "path": pa.array([str(as_parquet(connection, drop, file, scratch)) for drop, file in files], pa.string()),
         "source_file": pa.array([drop.name_of(file) for drop, file in files], pa.string()),
+        "sha256": pa.array([file.sha256 for _, file in files], pa.string()),
         "drop_date": pa.array([drop.business_date for drop, _ in files], pa.date32()),
     }
     connection.register("files", pa.table(columns))

@@ -54,6 +54,7 @@ INGEST_LOG = Table(
     Column("status", String(16), nullable=False, comment="replaced, unchanged, duplicate, late, replayed or dropped"),
     Column("source_file", String(512), comment="Delivered file, below landing; null for a closed day"),
     Column("source_sha256", String(64), comment="SHA-256 of that file"),
+    Column("rows_delivered", Integer, nullable=False, default=0, comment="Rows of the whole file, by its manifest"),
     Column("rows_in", Integer, nullable=False, comment="Rows of the file for this date = the sum of those below"),
     Column("rows_kept", Integer, nullable=False),
     Column("rows_quarantined", Integer, nullable=False),
@@ -69,6 +70,18 @@ TOMBSTONES = Table(
     METADATA,
     Column("household_id", sa.BigInteger, primary_key=True, autoincrement=False, comment="Pseudonym"),
     Column("run_id", String(250), nullable=False, comment="Run that erased the household"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+QUARANTINE_DROPS = Table(
+    "ops__quarantine_drops",
+    METADATA,
+    Column("source_sha256", String(64), primary_key=True, comment="SHA-256 of the delivered file"),
+    Column("source_line", sa.BigInteger, primary_key=True, autoincrement=False, comment="Row number in it, from 0"),
+    Column("source_file", String(512), nullable=False, comment="Its name below landing"),
+    Column("business_date", Date, nullable=False, comment="Date in whose quarantine the row was"),
+    Column("rule_id", String(64), nullable=False, comment="Rule that it broke"),
+    Column("reason", Text, nullable=False, comment="Why somebody dropped it for good"),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 PUBLISH_LOG = Table(
@@ -119,6 +132,18 @@ RUN_COSTS = Table(
     Column("cpu_s", Float, nullable=False, comment="Processor seconds of the process"),
     Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory of the process so far"),
 )
+
+
+# One row per delivered file; a date's last attempt counts. Rows of a date that was not yet ingested are nowhere.
+RECONCILIATION = """
+SELECT table_name, source_file, source_sha256, max(rows_delivered) AS rows_delivered,
+    sum(rows_kept) AS rows_kept, sum(rows_quarantined) AS rows_quarantined, sum(rows_duplicate) AS rows_duplicate,
+    sum(rows_erased) AS rows_erased, sum(rows_late) AS rows_late, sum(rows_dropped) AS rows_dropped,
+    max(rows_delivered) = sum(rows_kept + rows_quarantined + rows_duplicate + rows_erased + rows_late + rows_dropped)
+        AS is_balanced
+FROM ops__ingest_log NATURAL JOIN (
+    SELECT table_name, business_date, max(attempt) AS attempt FROM ops__ingest_log GROUP BY table_name, business_date
+) AS newest WHERE source_file IS NOT NULL GROUP BY table_name, source_file, source_sha256"""
 
 
 def scores_table(use_case: UseCase) -> Table:
@@ -180,6 +205,7 @@ def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
     """Create every table and view that is missing; existing ones stay as they are."""
     with open_warehouse(settings) as connection:
         METADATA.create_all(connection)
+        _create_view(connection, "ops__reconciliation", RECONCILIATION)
         for use_case in use_cases:
             _create_use_case_tables(connection, use_case)
 
@@ -206,14 +232,13 @@ def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> Non
     scores = scores_table(use_case)
     scores.metadata.create_all(connection)
     outcomes_table(use_case).metadata.create_all(connection)
-    view = f"{scores.name}_latest"
+    newest = f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
+    _create_view(connection, f"{scores.name}_latest", f"SELECT * FROM {scores.name} {newest}")
+
+
+def _create_view(connection: sa.Connection, view: str, query: str) -> None:
     if view not in sa.inspect(connection).get_view_names():
-        connection.execute(
-            sa.text(
-                f"CREATE VIEW {view} AS SELECT * FROM {scores.name} "
-                f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
-            )
-        )
+        connection.execute(sa.text(f"CREATE VIEW {view} AS {query}"))
 
 
 @cache

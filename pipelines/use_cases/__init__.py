@@ -52,6 +52,11 @@ def get_use_case(name: str, settings: Settings) -> UseCase:
     return known[name]
 
 
+def late_window_days(settings: Settings) -> int:
+    """How many days after its business date a line still counts: the longest that a use case asks for."""
+    return max((use_case.late_window_days for use_case in load_use_cases(settings).values()), default=0)
+
+
 def _load(module: str) -> UseCase:
     try:
         use_case = importlib.import_module(module).USE_CASE
