@@ -307,13 +307,13 @@ def _reading(settings: Settings, delivered: Sequence[Drop]) -> Iterator[None]:
     """Tells a damaged file, whose hash its sender took after the damage, from a failure of the engine."""
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
         drop_files.check_content(delivered)
         raise EngineFailure(
-            "DuckDB failed on files that can be read",
+            "the engine failed on files that can be read",
             where=f"{len(delivered)} files",
             found=str(error).splitlines()[0],
-            remedy="run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
+            remedy="free space if the disk is full, and run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
             "or lower NIGHTJAR_INGEST_CHUNK_DAYS",
         ) from error
     finally:

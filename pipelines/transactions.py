@@ -1,5 +1,6 @@
 """The delivered transactions of some business dates: the good lines, and the bad ones with their reasons."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from pipelines import warehouse
@@ -155,9 +157,12 @@ def sort_out(connection: duckdb.DuckDBPyConnection, settings: Settings, delivery
         EngineFailure: a rule could not be evaluated.
     """
     scratch = settings.home / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
     register_files(connection, delivery.files, scratch)
     parameters = {"first": delivery.first, "last": delivery.last, "late_days": delivery.late_days}
-    paths = [row[0] for row in connection.sql("SELECT path FROM files").fetchall()]
+    nothing = scratch / f"nothing.{os.getpid()}.parquet"  # a closed day may have no other file to read
+    pq.write_table(TRANSACTIONS_DROP.schema.empty_table(), nothing)
+    paths = [str(nothing), *(path for (path,) in connection.sql("SELECT path FROM files").fetchall())]
     connection.execute(_READ, {**parameters, "paths": paths, "zone": settings.business_timezone})
     _register_products(connection, delivery.products, scratch)
     register_pseudonyms(connection, settings, "read", "raw_id")
