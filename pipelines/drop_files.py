@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.contracts import DropContract
 from pipelines.drops import DeliveredFile, Drop, deliver_again, wrong_manifest
 from pipelines.errors import MissingColumn, UnreadableFile, WrongType
-from pipelines.storage import replacing
+from pipelines.storage import replacing, sql_list
 
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_LINE_BYTES = 4_000_000
@@ -62,13 +62,16 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
     whole = ", ".join(f"'{name}': {name}" for name in drop.contract.schema.names)
     query = f"""
         SELECT {columns}, CASE WHEN {is_lost} THEN to_json({{{whole}}})::VARCHAR END AS unreadable
-        FROM read_csv('{str(path).replace("'", "''")}', all_varchar = true, header = true, delim = ',', quote = '"',
+        FROM read_csv({sql_list([path])}, all_varchar = true, header = true, delim = ',', quote = '"',
             escape = '"', encoding = '{file.encoding.removesuffix("-sig")}', strict_mode = true,
             max_line_size = {_LONGEST_LINE_BYTES}) LIMIT {file.rows + 1}"""
     try:
         with replacing(staged) as unfinished:
-            connection.execute(f"COPY ({query}) TO '{unfinished}' (FORMAT parquet)")
-    except duckdb.Error as error:
+            connection.sql(query).write_parquet(str(unfinished))
+        with _open_text(path) as content:
+            while content.read(_LONGEST_LINE_BYTES):  # to its end, where the checksum of a packed file is
+                pass
+    except (duckdb.Error, EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise _unreadable(path, error, drop) from error
     rows = pq.read_metadata(staged).num_rows
     if rows != file.rows:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines import lake
 from pipelines.checks import require
-from pipelines.coverage import require_ingested
+from pipelines.coverage import require_unbroken
 from pipelines.engine import open_core
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -37,11 +37,11 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
     """Write the snapshots of every feature table as of the end of `as_of`, replacing what was there.
 
     Raises:
-        MissingPartition: that business date was not ingested.
+        MissingPartition: that business date, or one before it, was not ingested.
         ChecksFailed: a table is not what the use case expects; its snapshot stays as it was.
     """
     with measured(settings, f"features__{use_case.name}", str(as_of), run_id) as cost:
-        require_ingested(settings, first=as_of, last=as_of)
+        require_unbroken(settings, last=as_of)
         cost.rows = 0
         with open_core(settings, up_to=as_of) as connection, base_tables(connection, use_case, as_of):
             for table in use_case.feature_tables:

@@ -313,8 +313,8 @@ def _reading(settings: Settings, delivered: Sequence[Drop]) -> Iterator[None]:
             "the engine failed on files that can be read",
             where=f"{len(delivered)} files",
             found=str(error).splitlines()[0],
-            remedy="free space if the disk is full, and run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
-            "or lower NIGHTJAR_INGEST_CHUNK_DAYS",
+            remedy="free space if the disk is full, and run again; if memory is short, raise "
+            "NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB or lower NIGHTJAR_INGEST_CHUNK_DAYS",
         ) from error
     finally:
         drop_files.remove_staged(settings.home / "scratch")

@@ -17,6 +17,7 @@ from pipelines.ingest import affected_dates
 from pipelines.ingest_log import COUNTS, append_log, counts_by_file, current_log
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.transactions import KEPT, judge, register_withdrawn
 from pipelines.use_cases import late_window_days
 
@@ -168,10 +169,8 @@ def _choose(connection: duckdb.DuckDBPyConnection, settings: Settings, day: date
 def _create_quarantine(connection: duckdb.DuckDBPyConnection, settings: Settings, first: date, last: date) -> None:
     files = lake.files_of(settings.lake, QUARANTINE_TRANSACTIONS.name, first=first, last=last)
     connection.register("none", QUARANTINE_TRANSACTIONS.schema.empty_table())
-    rows = (
-        f"read_parquet({files}, hive_partitioning = true, hive_types = {{'business_date': DATE}})" if files else "none"
-    )
-    connection.execute(f"CREATE TEMP VIEW quarantine AS FROM {rows}")
+    rows = f"read_parquet({sql_list(files)}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
+    connection.execute(f"CREATE TEMP VIEW quarantine AS FROM {rows if files else 'none'}")
 
 
 def _take_out(connection: duckdb.DuckDBPyConnection, settings: Settings, day: date, run_id: str, became: str) -> int:

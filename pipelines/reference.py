@@ -13,6 +13,7 @@ from pipelines.drops import Drop
 from pipelines.ingest_log import entry
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 from pipelines.transactions import register_files
 
 
@@ -69,7 +70,7 @@ def _read(
     else:
         paths = [path for (path,) in connection.sql("SELECT path FROM files").fetchall()]
         stored = (
-            f"FROM read_parquet({paths}, filename = true, union_by_name = true, hive_partitioning = false) "
+            f"FROM read_parquet({sql_list(paths)}, filename = true, union_by_name = true, hive_partitioning = false) "
             "UNION ALL BY NAME SELECT NULL::VARCHAR AS unreadable WHERE false"
         )
     raw = (

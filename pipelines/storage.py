@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -170,6 +170,11 @@ class Location:
                 found=error,
                 remedy="check NIGHTJAR_S3_ENDPOINT_URL and the server; then run the step again",
             ) from error
+
+
+def sql_list(paths: Iterable[object]) -> str:
+    """The paths as a list in SQL."""
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
 
 
 @contextmanager

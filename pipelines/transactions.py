@@ -19,6 +19,7 @@ from pipelines.drop_files import as_parquet
 from pipelines.drops import DeliveredFile, Drop, days_between
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,7 +215,7 @@ def register_files(
 def _register_products(connection: duckdb.DuckDBPyConnection, products: Sequence[Drop], scratch: Path) -> None:
     known = [
         f"SELECT DATE '{drop.business_date}' AS known_date, product_id, product_type, department, product_category "
-        f"FROM read_parquet('{as_parquet(connection, drop, file, scratch)}', hive_partitioning = false)"
+        f"FROM read_parquet({sql_list([as_parquet(connection, drop, file, scratch)])}, hive_partitioning = false)"
         for drop in products
         for file in drop.manifest.files
     ]

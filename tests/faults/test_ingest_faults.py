@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from deliveries import (
     DAY,
-    MILK,
+    PRODUCTS,
     a_line,
     after,
     baskets,
@@ -276,14 +276,12 @@ def test_a_basket_over_two_dates_is_judged_alike_however_the_dates_are_grouped(s
 @pytest.mark.fault("F8")
 def test_products_known_on_a_neighbour_are_known_when_it_is_settled_again(settings):
     put_day(settings, DAY, a_line(1))
-    new = {"product_id": 21, "product_category": "FUEL", "product_type": "GAS", "department": "FUEL"}
-    put(
-        settings, after(1), {"part-0.parquet": [{"product_id": MILK, "product_category": "MILK"}, new]}, name="products"
-    )
+    fuel = {"product_id": 21, "product_category": "FUEL"}
+    put(settings, after(1), {"part-0.parquet": [*PRODUCTS, fuel]}, name="products")
     put_day(settings, after(1), a_line(2, after(1), product_id=21, quantity=5000))
     days(settings, 0, 1)
 
-    (report,) = days(settings, 0)
+    (report,) = days(settings, 0, run="again")
 
     assert baskets(settings) == [1, 2]
     assert report.affected == (DAY,)
