@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipelines import cli_quarantine
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -23,6 +24,7 @@ from pipelines.use_cases import get_use_case, load_use_cases
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode="rich")
 rebuild = typer.Typer(no_args_is_help=True, help="Make again what was made before, bit for bit.")
 app.add_typer(rebuild, name="rebuild")
+app.add_typer(cli_quarantine.app, name="quarantine")
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 

@@ -19,6 +19,15 @@ def ingested_dates(settings: Settings) -> list[date]:
         return sorted(connection.scalars(query))
 
 
+def require_unbroken(settings: Settings, *, last: date) -> None:
+    """Nothing, when every business date from the first that was ingested to `last` was.
+
+    Raises:
+        MissingPartition: names the dates that were not.
+    """
+    require_ingested(settings, first=min([*ingested_dates(settings), last]), last=last)
+
+
 def require_ingested(settings: Settings, *, first: date, last: date) -> None:
     """Nothing, when every business date from `first` to `last` was ingested.
 

@@ -11,9 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts import DropContract
 from pipelines.drops import DeliveredFile, Drop, deliver_again, wrong_manifest
 from pipelines.errors import MissingColumn, UnreadableFile, WrongType
-from pipelines.storage import replacing
+from pipelines.storage import replacing, sql_list
 
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_LINE_BYTES = 4_000_000
@@ -57,20 +58,20 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
     if file.name.endswith(".parquet"):
         return path
     staged = scratch / f"{drop.contract.name}-{file.sha256}.{os.getpid()}.parquet"
-    names = drop.contract.schema.names
-    typed = {name: typed(name, type_) for name, type_ in drop.contract.columns}
-    is_lost = " OR ".join(f"({sql}) IS NULL AND nullif({name}, '') IS NOT NULL" for name, sql in typed.items())
-    whole = ", ".join(f"'{name}': {name}" for name in names)
+    columns, is_lost = typed_columns(drop.contract)
+    whole = ", ".join(f"'{name}': {name}" for name in drop.contract.schema.names)
     query = f"""
-        SELECT {", ".join(f"{sql} AS {name}" for name, sql in typed.items())},
-            CASE WHEN {is_lost} THEN to_json({{{whole}}})::VARCHAR END AS unreadable
-        FROM read_csv('{str(path).replace("'", "''")}', all_varchar = true, header = true, delim = ',', quote = '"',
+        SELECT {columns}, CASE WHEN {is_lost} THEN to_json({{{whole}}})::VARCHAR END AS unreadable
+        FROM read_csv({sql_list([path])}, all_varchar = true, header = true, delim = ',', quote = '"',
             escape = '"', encoding = '{file.encoding.removesuffix("-sig")}', strict_mode = true,
             max_line_size = {_LONGEST_LINE_BYTES}) LIMIT {file.rows + 1}"""
     try:
         with replacing(staged) as unfinished:
-            connection.execute(f"COPY ({query}) TO '{unfinished}' (FORMAT parquet)")
-    except duckdb.Error as error:
+            connection.sql(query).write_parquet(str(unfinished))
+        with _open_text(path) as content:
+            while content.read(_LONGEST_LINE_BYTES):  # to its end, where the checksum of a packed file is
+                pass
+    except (duckdb.Error, EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise _unreadable(path, error, drop) from error
     rows = pq.read_metadata(staged).num_rows
     if rows != file.rows:
@@ -117,7 +118,14 @@ def _fetch(drop: Drop, file: DeliveredFile) -> Path:
     return path
 
 
-def typed(name: str, type_: pa.DataType) -> str:
+def typed_columns(contract: DropContract) -> tuple[str, str]:
+    """SQL for the contract's columns out of text columns of their names, and for whether a value gets lost thereby."""
+    sql = {name: _typed(name, type_) for name, type_ in contract.columns}
+    lost = (f"({typed}) IS NULL AND nullif({name}, '') IS NOT NULL" for name, typed in sql.items())
+    return ", ".join(f"{typed} AS {name}" for name, typed in sql.items()), " OR ".join(lost)
+
+
+def _typed(name: str, type_: pa.DataType) -> str:
     """SQL for a text column's values in the contract's type; null where a value is not of that type."""
     text = f"nullif({name}, '')"
     if pa.types.is_string(type_):

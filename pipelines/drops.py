@@ -140,6 +140,10 @@ def read_drop(landing: Location, contract: DropContract, day: date) -> Drop:
     """
     folder = drop_name(contract, day)
     where = landing.uri_of(f"{folder}/{MANIFEST}")
+    if (landing.folder / folder / MANIFEST).is_symlink():
+        raise WrongManifest(
+            "a link is not a manifest", where=where, expected="a file", found="a link", remedy=deliver_again(day)
+        )
     try:
         manifest = Manifest.model_validate_json(landing.read(f"{folder}/{MANIFEST}"))
     except FileNotFoundError as error:

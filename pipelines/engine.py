@@ -12,6 +12,7 @@ from pipelines import lake
 from pipelines.contracts import CORE_TABLES, TableContract
 from pipelines.errors import MissingPartition
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 
 Versions = Mapping[str, int | None]
 NEWEST: Versions = MappingProxyType({})
@@ -64,7 +65,6 @@ def _create_view(
         columns = ", ".join(f"NULL::{_SQL_TYPES[c.type]} AS {c.name}" for c in table.columns)
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} WHERE false")
         return
-    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    rows = f"read_parquet([{listed}], hive_partitioning = true, hive_types = {{'business_date': DATE}})"
+    rows = f"read_parquet({sql_list(files)}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
     newest = f" WHERE business_date = (SELECT max(business_date) FROM {rows})" if table.is_snapshot else ""
     connection.execute(f"CREATE VIEW {table.name} AS SELECT * FROM {rows}{newest}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines import lake, ledger
 from pipelines.checks import require
-from pipelines.coverage import require_ingested
+from pipelines.coverage import require_unbroken
 from pipelines.engine import Versions, open_core
 from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
@@ -39,11 +39,11 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
     """Write the snapshots of every feature table as of the end of `as_of`, replacing what was there.
 
     Raises:
-        MissingPartition: that business date was not ingested.
+        MissingPartition: that business date, or one before it, was not ingested.
         ChecksFailed: a table is not what the use case expects; its snapshot stays as it was.
     """
     with measured(settings, f"features__{use_case.name}", str(as_of), run_id) as cost:
-        require_ingested(settings, first=as_of, last=as_of)
+        require_unbroken(settings, last=as_of)
         cost.rows, content = 0, {}
         inputs = inputs_of(settings, use_case, as_of)
         for table, rows in compute_snapshot(settings, use_case, as_of, inputs.core_versions):

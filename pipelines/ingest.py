@@ -110,13 +110,11 @@ class _Batch:
     def chunks(self) -> Iterator[tuple[date, date]]:
         """First and last date of each stretch of days that is settled at once: few enough days, and lines."""
         days = sorted(self.dates)
-        asked = set(drops.days_between(self.first, self.last))
         while days:
             chunk, lines = days[:1], 0
             for day in days[1:]:
                 lines += self.delivered[day].rows
                 is_next = day - chunk[-1] == timedelta(days=1)
-                is_next &= (day in asked) == (chunk[-1] in asked)
                 if not is_next or len(chunk) == self.settings.ingest_chunk_days or lines > _CHUNK_LINES:
                     break
                 chunk.append(day)
@@ -311,14 +309,14 @@ def _reading(settings: Settings, delivered: Sequence[Drop]) -> Iterator[None]:
     """Tells a damaged file, whose hash its sender took after the damage, from a failure of the engine."""
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
         drop_files.check_content(delivered)
         raise EngineFailure(
-            "DuckDB failed on files that can be read",
+            "the engine failed on files that can be read",
             where=f"{len(delivered)} files",
             found=str(error).splitlines()[0],
-            remedy="run again; if memory is short, raise NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB "
-            "or lower NIGHTJAR_INGEST_CHUNK_DAYS",
+            remedy="free space if the disk is full, and run again; if memory is short, raise "
+            "NIGHTJAR_DUCKDB_MEMORY_LIMIT_MIB or lower NIGHTJAR_INGEST_CHUNK_DAYS",
         ) from error
     finally:
         drop_files.remove_staged(settings.home / "scratch")

@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from pipelines.contracts import TableContract
 from pipelines.errors import EngineFailure, MissingPartition
-from pipelines.storage import Location
+from pipelines.storage import Location, sql_list
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
@@ -86,7 +86,7 @@ def replace_changed(
     found = set(connection.sql(digest.format(relation)).fetchall())
     old = files_of(lake, table.name, first=dates[0], last=dates[1], partition=day)
     if old:
-        stored = f"read_parquet({old}, hive_partitioning = true, hive_types = {{'{day}': DATE}})"
+        stored = f"read_parquet({sql_list(old)}, hive_partitioning = true, hive_types = {{'{day}': DATE}})"
         found ^= set(connection.sql(digest.format(stored)).fetchall())
     changed = {row[0] for row in found}
     if changed or open_table(lake, table.name) is None:

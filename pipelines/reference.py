@@ -10,6 +10,7 @@ from pipelines import lake
 from pipelines.checks import Check, require
 from pipelines.contracts import DropContract
 from pipelines.drops import Drop
+from pipelines.ingest_log import entry
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
 from pipelines.transactions import register_files
@@ -48,15 +49,8 @@ def replace(
     )
     by_file = {row["source_file"]: row for row in counts.to_arrow_table().to_pylist()}
     return [
-        {
-            "table_name": table.name,
-            "business_date": drop.business_date,
-            "status": "replaced" if drop.business_date in changed else "unchanged",
-            "source_file": drop.name_of(file) if file else None,
-            "source_sha256": file.sha256 if file else None,
-            "table_version": version,
-            **(by_file.get(drop.name_of(file), {}) if file else {}),
-        }
+        entry(drop, file, "replaced" if drop.business_date in changed else "unchanged")
+        | {"table_version": version, **(by_file.get(drop.name_of(file), {}) if file else {})}
         for drop in delivered
         for file in drop.manifest.files or (None,)
     ]

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -200,6 +200,11 @@ class Location:
             if _code_of(error) in _ABSENT:
                 raise FileNotFoundError(self.uri_of(name)) from error
             raise self.failure(name, error) from error
+
+
+def sql_list(paths: Iterable[object]) -> str:
+    """The paths as a list in SQL."""
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pipelines.drops import DeliveredFile, Drop, days_between
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.pseudonyms import register_pseudonyms
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,13 +204,13 @@ def register_files(
     if not paths:
         return none
     how = "filename = true, file_row_number = true, union_by_name = true, hive_partitioning = false"
-    return f"FROM read_parquet({paths}, {how}) UNION ALL BY NAME {none}"
+    return f"FROM read_parquet({sql_list(paths)}, {how}) UNION ALL BY NAME {none}"
 
 
 def _register_products(connection: duckdb.DuckDBPyConnection, products: Sequence[Drop], scratch: Path) -> None:
     known = [
         f"SELECT DATE '{drop.business_date}' AS known_date, product_id, product_type, department, product_category "
-        f"FROM read_parquet('{as_parquet(connection, drop, file, scratch)}', hive_partitioning = false)"
+        f"FROM read_parquet({sql_list([as_parquet(connection, drop, file, scratch)])}, hive_partitioning = false)"
         for drop in products
         for file in drop.manifest.files
     ]

@@ -1,0 +1,444 @@
+"""What becomes of files and rows that are not as agreed."""
+
+import csv
+import gzip
+import io
+import json
+import resource
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from deliveries import (
+    DAY,
+    FUEL,
+    PRODUCTS,
+    a_line,
+    after,
+    as_csv,
+    as_parquet,
+    at,
+    baskets,
+    core,
+    in_process,
+    ingest_at,
+    put,
+    put_day,
+    quarantined,
+    redeem_nothing,
+    require_sound,
+    rows_of,
+    tables_of,
+)
+
+from pipelines import warehouse
+from pipelines.contracts import DROPS
+from pipelines.errors import (
+    BadInput,
+    ChecksFailed,
+    MissingColumn,
+    MissingDrop,
+    UnreadableFile,
+    WrongManifest,
+    WrongType,
+)
+from pipelines.ingest import ingest
+
+NAMES = DROPS["transactions"].schema.names
+GOOD = [a_line(number) for number in range(1, 31)]
+PARQUET, CSV = as_parquet(GOOD), as_csv(GOOD)
+PACKED = gzip.compress(CSV, mtime=0)
+TAIL = PARQUET[-8:]
+
+
+def of(content, at_, new):
+    return content[:at_] + new + content[at_ + len(new) :]
+
+
+DAMAGED = {
+    "truncated.parquet": PARQUET[: len(PARQUET) // 2],
+    "empty.parquet": b"",
+    "header_only.parquet": PARQUET[:4],
+    "wrong_footer.parquet": PARQUET[:-8] + b"\xff\xff\xff\x7fPAR1",
+    "footer_of_another.parquet": PARQUET[:-4] + b"PARE",
+    "text.parquet": CSV,
+    "empty.csv": b"",
+    "truncated.csv.gz": PACKED[: len(PACKED) // 2],
+    "empty.csv.gz": b"",
+    "not_packed.csv.gz": CSV,
+    "flipped.csv.gz": of(PACKED, len(PACKED) - 8, b"\x00\x00\x00\x00"),  # its checksum
+    "bom.csv": b"\xef\xbb\xbf" + CSV,
+    "latin_1.csv": CSV.replace(b"\n", b"\xe9\n", 2),
+    "torn_quote.csv": CSV.replace(b"2.29", b'"2.29', 1),
+}
+
+
+@pytest.mark.fault("F9")
+@pytest.mark.parametrize("file", DAMAGED)
+def test_a_damaged_file_is_refused_by_name_and_the_day_stays_as_it_was(settings, file):
+    put_day(settings, DAY, a_line(1))
+    ingest(settings, DAY, DAY, "before")
+    before = tables_of(settings)
+    folder = put(settings, DAY, {"good.parquet": GOOD, file: DAMAGED[file]}, rows={"good.parquet": 30, file: 30})
+
+    with pytest.raises(BadInput, match=str(folder / file)) as caught:
+        ingest(settings, DAY, DAY, "damaged")
+
+    assert isinstance(caught.value, UnreadableFile | MissingColumn | WrongManifest | ChecksFailed), caught.value
+    assert tables_of(settings) == before
+    put(settings, DAY, {"good.parquet": GOOD})
+    ingest(settings, DAY, DAY, "mended")
+    assert baskets(settings) == list(range(1, 31))
+    require_sound(settings)
+
+
+@pytest.mark.fault("F9")
+def test_a_file_with_a_header_alone_is_a_file_without_rows(settings):
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {"header.csv": as_csv([]), "none.parquet": as_parquet([]), "good.csv": [a_line(1)]},
+        rows={"header.csv": 0, "none.parquet": 0, "good.csv": 1})  # fmt: skip
+
+    ingest(settings, DAY, DAY, "r")
+
+    assert baskets(settings) == [1]
+    require_sound(settings)
+
+
+@pytest.mark.fault("F9")
+@pytest.mark.parametrize("packed", [False, True], ids=["csv", "csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_text_in_the_declared_encoding_is_read_right(settings, encoding, packed):
+    products = io.StringIO()
+    writer = csv.DictWriter(products, DROPS["products"].schema.names)
+    writer.writeheader()
+    writer.writerows([*PRODUCTS, {"product_id": 30, "product_category": 'CRÈME, "BRÛLÉE"'}])
+    content = products.getvalue().encode(encoding)
+    file = "p.csv.gz" if packed else "p.csv"
+    put(settings, DAY, {file: gzip.compress(content, mtime=0) if packed else content}, name="products",
+        rows={file: 3}, encoding=encoding)  # fmt: skip
+    put_day(settings, DAY, a_line(1), a_line(2, product_id=FUEL, quantity=5000))
+
+    ingest(settings, DAY, DAY, "r")
+
+    found = {row["product_id"]: row["product_category"] for row in rows_of(settings, "core__products")}
+    assert found == {10: "MILK", 20: "FUEL", 30: 'CRÈME, "BRÛLÉE"'}
+    assert baskets(settings) == [1, 2]
+    require_sound(settings)
+
+
+def a_table(**changed):
+    """Thirty good lines as an Arrow table with some columns exchanged, or left out with None."""
+    table = pa.Table.from_pylist(GOOD, DROPS["transactions"].schema)
+    columns = {name: table.column(name) for name in NAMES} | changed
+    return pa.table({name: column for name, column in columns.items() if column is not None})
+
+
+TEXT = pa.array(["2.29"] * 30)
+DRIFTS = {
+    "missing": (MissingColumn, "store_id", a_table(store_id=None), [name for name in NAMES if name != "store_id"]),
+    "renamed": (MissingColumn, "store_id", a_table(store_id=None, shop_id=pa.array([300] * 30)),
+                [name.replace("store_id", "shop_id") for name in NAMES]),
+    "of another type": (WrongType, "sales_value", a_table(sales_value=TEXT), None),
+}  # fmt: skip
+
+
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_a_column_that_drifts_is_named_and_nothing_changes(settings, drift, form):
+    error, column, table, header = DRIFTS[drift]
+    if form == "csv" and header is None:
+        pytest.skip("a CSV file has no types: its values are judged row by row")
+    put_day(settings, DAY, a_line(1))
+    ingest(settings, DAY, DAY, "before")
+    before = tables_of(settings)
+    content = as_parquet(table) if form == "parquet" else as_csv([{}] * 30, columns=header)
+    put(settings, DAY, {f"part-0.{form}": content}, rows={f"part-0.{form}": 30})
+
+    with pytest.raises(error, match=column):
+        ingest(settings, DAY, DAY, "drifted")
+
+    assert tables_of(settings) == before
+
+
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("change", ["added", "reordered"])
+def test_a_further_column_and_another_order_change_nothing(settings, change, form):
+    order = [*NAMES, "till"] if change == "added" else NAMES[::-1]
+    lines = [{name: {**line, "till": 7}[name] for name in order} for line in GOOD[:3]]
+    content = as_parquet(pa.Table.from_pylist(lines)) if form == "parquet" else as_csv(lines, columns=order)
+    table = pa.Table.from_pylist(lines)
+    if form == "parquet":
+        content = as_parquet(
+            table.cast(
+                pa.schema([*DROPS["transactions"].columns, ("till", pa.int64())])
+                if change == "added"
+                else pa.schema(list(DROPS["transactions"].columns)[::-1])
+            )
+        )
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {f"a.{form}": content, "b.parquet": GOOD[3:]}, rows={f"a.{form}": 3, "b.parquet": 27})
+
+    ingest(settings, DAY, DAY, "r")
+    odd = tables_of(settings)["core__transactions"]
+    put(settings, DAY, {"part-0.parquet": GOOD})
+    ingest(settings, DAY, DAY, "as agreed")
+
+    assert tables_of(settings)["core__transactions"] == odd
+    assert len(odd) == 30
+    require_sound(settings)
+
+
+SQL = "'); DROP TABLE core__transactions; --"
+POISON = [
+    ("household_id_not_null", a_line(1001, household_id=None)),
+    ("basket_id_not_null", a_line(1002) | {"basket_id": None}),
+    ("product_id_not_null", a_line(1003, product_id=None)),
+    ("sales_value_not_negative", a_line(1004, sales_value=-1.0)),
+    ("quantity_not_above_limit", a_line(1005, quantity=10**9)),
+    ("local_date_is_business_date", a_line(1006, after(400))),
+    ("sales_value_not_null", a_line(1007, sales_value=float("nan"))),
+    ("retail_disc_not_negative", a_line(1008, retail_disc=float("inf"))),
+    ("line_unique", a_line(1009, quantity=2)),
+    ("line_unique", a_line(1009, quantity=3)),
+    ("transaction_timestamp_not_null", a_line(1010, transaction_timestamp=None)),
+    ("quantity_not_negative", a_line(1011, quantity=-(2**60))),
+]
+TEXT_POISON = [
+    *POISON,
+    ("values_readable", a_line(2001, quantity="one")),
+    ("values_readable", a_line(2002, sales_value="1.2.3")),
+    ("values_readable", a_line(2003, quantity="3.7")),
+    ("values_readable", a_line(2013, quantity="1\x00")),
+    ("values_readable", a_line(2004, sales_value="two\nlines, \"quoted\"")),
+    ("values_readable", a_line(2005, store_id="x" * 1_000_000)),
+    ("values_readable", a_line(2006, store_id=SQL)),
+    ("values_readable", a_line(2007, household_id="=cmd|' /C calc'!A0")),
+    ("values_readable", a_line(2008, household_id=SQL)),
+    ("values_readable", a_line(2009, quantity=10**30)),
+    ("values_readable", a_line(2010, transaction_timestamp="2017-02-30 12:00:00")),
+    ("quantity_not_negative", a_line(2011, quantity="-5")),
+]  # fmt: skip
+
+
+@pytest.mark.fault("F11")
+@pytest.mark.parametrize(("form", "poison"), [("parquet", POISON), ("csv", TEXT_POISON), ("csv.gz", TEXT_POISON)],
+                         ids=["parquet", "csv", "csv.gz"])  # fmt: skip
+def test_exactly_the_poisoned_rows_of_ten_thousand_are_quarantined_with_their_rule(settings, form, poison):
+    good = [a_line(number) for number in range(10_000, 20_000)]
+    bad = [line for _, line in poison]
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {f"part-0.{form}": [*good[:5000], *bad, *good[5000:]]},
+        rows={f"part-0.{form}": len(good) + len(bad)})  # fmt: skip
+
+    report = ingest(settings, DAY, DAY, "r")
+
+    rows = sorted(rows_of(settings, "quarantine__transactions"), key=lambda row: row["source_line"])
+    assert [(row["source_line"], row["rule_id"]) for row in rows] == [
+        (number, rule) for number, (rule, _) in enumerate(poison, start=5000)
+    ]
+    assert baskets(settings) == [line["basket_id"] for line in good]
+    assert (report.rows_kept, report.rows_quarantined) == (10_000, len(poison))
+    stored = [json.loads(row["row_json"]) for row in rows]
+    for (_, line), kept in zip(poison, stored, strict=True):
+        assert {name: str(value) for name, value in kept.items() if value is not None and name != "household_id"} == {
+            name: str(value) for name, value in line.items() if value is not None and name != "household_id"
+        }
+    require_sound(settings)
+
+
+@pytest.mark.fault("F11")
+def test_too_many_poisoned_rows_stop_the_day_and_say_which(settings):
+    put_day(
+        settings, DAY, *(a_line(number) for number in range(100)), *(a_line(500 + n, quantity=-1) for n in range(11))
+    )
+
+    with pytest.raises(ChecksFailed, match=r"quantity_not_negative 11, such as .*part-0.parquet, row 100"):
+        ingest(settings, DAY, DAY, "r")
+
+    assert rows_of(settings, "core__transactions") == []
+
+
+@pytest.mark.fault("F13")
+def test_a_day_without_rows_is_refused_unless_it_was_closed(settings):
+    put_day(settings, DAY, a_line(1))
+    put_day(settings, after(1))
+
+    with pytest.raises(BadInput, match="have no rows"):
+        ingest(settings, DAY, after(1), "r")
+
+    assert rows_of(settings, "core__transactions") == []
+    for name in ("transactions", "redemptions"):
+        put(settings, after(1), {}, name=name, is_closed=True)
+    ingest(settings, after(1), after(1), "alone")
+    ingest(settings, DAY, after(1), "both")
+    assert baskets(settings) == [1]
+    require_sound(settings)
+
+
+@pytest.mark.fault("F14")
+def test_a_day_that_was_not_delivered_is_named_and_nothing_is_scored_over_the_hole(settings):
+    from pipelines.coverage import require_ingested
+    from pipelines.errors import MissingPartition
+    from pipelines.features import build_features
+    from pipelines.use_cases import get_use_case
+
+    put_day(settings, DAY, a_line(1))
+    put_day(settings, after(2), a_line(2, after(2)))
+    ingest(settings, DAY, DAY, "r")
+    ingest(settings, after(2), after(2), "r2")
+
+    with pytest.raises(MissingDrop, match="transactions of 2017-05-11 were not delivered"):
+        ingest(settings, after(1), after(1), "r1")
+    with pytest.raises(MissingPartition, match="2017-05-11"):
+        require_ingested(settings, first=DAY, last=after(2))
+    with pytest.raises(MissingPartition, match="2017-05-11"):
+        build_features(settings, get_use_case("category_propensity", settings), after(2), "r")
+
+
+@pytest.mark.attack("S9")
+def test_sql_in_names_of_files_products_and_folders_is_nothing_but_text(tmp_path, settings):
+    home = tmp_path / "it's; DROP TABLE x --" / "var"
+    settings = settings.model_copy(update={"home": home})
+    put(settings, after(-40), {"p.csv": _products(SQL)}, name="products", rows={"p.csv": 1})
+    put(settings, DAY, {"part-0.parquet": []}, name="redemptions")
+    put(settings, DAY, {"part--0.parquet": [a_line(1)], "a.csv": [a_line(2)], "b.csv.gz": [a_line(3, quantity=-1)]})
+
+    ingest(settings, after(0), DAY, SQL)
+
+    assert (baskets(settings), quarantined(settings)) == ([1, 2], [(3, "quantity_not_negative")])
+    ingest(settings, DAY, DAY, SQL)
+    require_sound(settings)
+    with warehouse.open_warehouse(settings) as connection:
+        assert set(connection.scalars(sa.select(warehouse.INGEST_LOG.c.run_id))) == {SQL}
+
+
+def _products(category):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, DROPS["products"].schema.names)
+    writer.writeheader()
+    writer.writerow({"product_id": 10, "product_category": category})
+    return text.getvalue().encode()
+
+
+@pytest.mark.attack("S9")
+@pytest.mark.parametrize("rule", [SQL, "' OR 1=1 --", "%", ""])
+def test_sql_in_a_parameter_of_quarantine_matches_no_row(settings, rule):
+    from pipelines import quarantine
+    from pipelines.errors import NothingQuarantined
+
+    put_day(settings, DAY, a_line(1), a_line(2, quantity=-1))
+    ingest(settings, DAY, DAY, "r")
+    before = tables_of(settings)
+
+    for attempt in (
+        lambda: quarantine.count_rows(settings, DAY, DAY, rule),
+        lambda: quarantine.read_rows(settings, DAY, DAY, rule),
+        lambda: quarantine.replay(settings, DAY, rule, "r"),
+        lambda: quarantine.drop(settings, DAY, rule, SQL, "r"),
+    ):
+        with pytest.raises(NothingQuarantined):
+            attempt()
+    assert tables_of(settings) == before
+
+
+@pytest.mark.attack("S19")
+@pytest.mark.parametrize("what", ["file", "folder", "manifest"])
+def test_a_link_out_of_landing_is_not_followed(settings, tmp_path, what):
+    folder = put_day(settings, DAY, a_line(1))
+    target = folder if what == "folder" else folder / {"file": "part-0.parquet", "manifest": "manifest.json"}[what]
+    outside = tmp_path / "outside"
+    target.rename(outside)
+    target.symlink_to(outside)
+
+    with pytest.raises(BadInput):
+        ingest(settings, DAY, DAY, "r")
+
+    assert rows_of(settings, "core__transactions") == []
+
+
+@pytest.mark.attack("S19")
+@pytest.mark.parametrize("name", ["../part-0.parquet", "/etc/passwd.csv", "a/b.parquet", "..parquet", ".x.csv",
+                                  "part-0.exe", "part-0.parquet.gz", "manifest.json"])  # fmt: skip
+def test_a_manifest_names_no_file_but_those_beside_it(settings, name):
+    folder = put_day(settings, DAY, a_line(1))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][0]["name"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(WrongManifest):
+        ingest(settings, DAY, DAY, "r")
+
+
+def ingest_in_bounded_memory(home, most_mib):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        ingest_at(home, DAY, DAY)
+    finally:
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        if grown > most_mib:
+            raise MemoryError(f"{grown:.0f} MiB")
+
+
+BOMBS = {
+    "many rows": lambda: _packed(as_csv([]), as_csv([a_line(1)]).split(b"\n")[1] + b"\n", 4_000_000),
+    "one row": lambda: _packed(as_csv([]), b"1", 300_000_000),
+    "one header": lambda: _packed(b"household_id", b"x", 300_000_000),
+}
+
+
+def _packed(head, part, times):
+    """About 300 MB of text, packed to less than 2 MB."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as file:
+        file.write(head)
+        step = max(1, 1_000_000 // len(part))
+        for _ in range(times // step):
+            file.write(part * step)
+    return packed.getvalue()
+
+
+@pytest.mark.attack("S19")
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_unpacks_without_end_is_refused_within_bounded_memory(settings, bomb):
+    content = BOMBS[bomb]()
+    assert len(content) < 2_000_000
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {"part-0.csv.gz": content}, rows={"part-0.csv.gz": 3})
+
+    code, said = in_process(ingest_in_bounded_memory, settings.home, 400)
+
+    assert code == 1
+    assert said.startswith(("WrongManifest", "UnreadableFile", "MissingColumn")), said[:500]
+    assert len(said) < 20_000
+
+
+@pytest.mark.attack("S19")
+def test_a_row_of_a_megabyte_goes_into_quarantine_and_a_longer_one_is_refused(settings):
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {"part-0.csv": [a_line(1), a_line(2, store_id="x" * 3_000_000)]})
+    ingest(settings, DAY, DAY, "r")
+    assert (baskets(settings), quarantined(settings)) == ([1], [("2", "values_readable")])
+
+    put(settings, DAY, {"part-0.csv": [a_line(1), a_line(2, store_id="x" * 5_000_000)]})
+    with pytest.raises(UnreadableFile) as caught:
+        ingest(settings, DAY, DAY, "r")
+
+    assert len(str(caught.value)) < 2000
+    assert len(core(settings)) == 1
+
+
+@pytest.mark.fault("F11")
+def test_a_csv_value_of_another_notation_is_read_as_the_number_it_is(settings):
+    redeem_nothing(settings, DAY)
+    odd = a_line(7, household_id="007", quantity="+1", sales_value="2.290", retail_disc="3e-1", transaction_timestamp=
+                 at(DAY).isoformat())  # fmt: skip
+    put(settings, DAY, {"part-0.csv": [odd]})
+    ingest(settings, DAY, DAY, "text")
+    as_text = tables_of(settings)["core__transactions"]
+    put(settings, DAY, {"part-0.parquet": [a_line(7, household_id=7)]})
+
+    ingest(settings, DAY, DAY, "numbers")
+
+    assert tables_of(settings)["core__transactions"] == as_text
