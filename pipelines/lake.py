@@ -20,6 +20,11 @@ from pipelines.storage import Location
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
+_CONFIGURATION = {
+    "delta.dataSkippingNumIndexedCols": "0",  # the log keeps them for ever, and the least household_id names somebody
+    "delta.deletedFileRetentionDuration": "interval 1100 days",  # the janitor alone decides
+    "delta.logRetentionDuration": "interval 1100 days",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def replace_where(
             predicate=predicate,
             partition_by=list(partition_by),
             storage_options=lake.storage_options,
+            configuration=_CONFIGURATION,
         )
 
 
@@ -157,6 +163,49 @@ def dates_of(lake: Location, table: str, partition: str = "business_date") -> li
     if delta is None:
         return []
     return sorted({date.fromisoformat(values[partition]) for values in delta.partitions()})
+
+
+def tables(lake: Location) -> list[str]:
+    """Names of the Delta tables, sorted."""
+    return sorted({name.partition("/")[0] for name in lake.names() if "/_delta_log/" in name})
+
+
+def drop_before(lake: Location, table: str, partition: str, first_kept: date) -> int:
+    """Take the partitions of dates before `first_kept` out of a Delta table; gives the number of their rows."""
+    if not any(day < first_kept for day in dates_of(lake, table, partition)):
+        return 0
+    delta = open_table(lake, table)
+    with _committing(lake, table):
+        return int(delta.delete(f"{partition} < '{first_kept}'")["num_deleted_rows"]) if delta else 0
+
+
+def vacuum(lake: Location, table: str, hours: int) -> int:
+    """Delete the files that left a Delta table so many hours ago, and as old ones that it never had; their number.
+
+    Versions that need them cannot be read any more. The hours are those of the storage's own clock.
+    """
+    with _committing(lake, table):
+        found = _unreferenced(lake, table, hours, dry_run=True, full=True)
+        if found:
+            _unreferenced(lake, table, hours, dry_run=False, full=True)
+    return len(found)
+
+
+def delete_orphans(lake: Location, table: str, hours: int) -> int:
+    """Delete the files, as old as that, that no version of a Delta table has: of writers that were killed."""
+    with _committing(lake, table):
+        left = _unreferenced(lake, table, 0, dry_run=True, full=False)
+        found = set(_unreferenced(lake, table, hours, dry_run=True, full=True)) - set(left)
+    for name in found:
+        lake.delete(f"{table}/{name}")
+    return len(found)
+
+
+def _unreferenced(lake: Location, table: str, hours: int, *, dry_run: bool, full: bool) -> list[str]:
+    delta = open_table(lake, table)
+    if delta is None:
+        return []
+    return list(delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=dry_run, full=full))
 
 
 def snapshot_name(table: str, as_of: date) -> str:
