@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -179,33 +180,25 @@ def drop_before(lake: Location, table: str, partition: str, first_kept: date) ->
         return int(delta.delete(f"{partition} < '{first_kept}'")["num_deleted_rows"]) if delta else 0
 
 
-def vacuum(lake: Location, table: str, hours: int) -> int:
+def vacuum(lake: Location, table: str, hours: int, *, only_orphans: bool = False) -> int:
     """Delete the files that left a Delta table so many hours ago, and as old ones that it never had; their number.
 
-    Versions that need them cannot be read any more. The hours are those of the storage's own clock.
+    Versions that need the former cannot be read any more; the latter are orphans, of writers that were killed. The
+    hours are those of the storage's own clock.
     """
-    with _committing(lake, table):
-        found = _unreferenced(lake, table, hours, dry_run=True, full=True)
-        if found:
-            _unreferenced(lake, table, hours, dry_run=False, full=True)
-    return len(found)
-
-
-def delete_orphans(lake: Location, table: str, hours: int) -> int:
-    """Delete the files, as old as that, that no version of a Delta table has: of writers that were killed."""
-    with _committing(lake, table):
-        left = _unreferenced(lake, table, 0, dry_run=True, full=False)
-        found = set(_unreferenced(lake, table, hours, dry_run=True, full=True)) - set(left)
-    for name in found:
-        lake.delete(f"{table}/{name}")
-    return len(found)
-
-
-def _unreferenced(lake: Location, table: str, hours: int, *, dry_run: bool, full: bool) -> list[str]:
     delta = open_table(lake, table)
     if delta is None:
-        return []
-    return list(delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=dry_run, full=full))
+        return 0
+    look = partial(delta.vacuum, enforce_retention_duration=False)
+    with _committing(lake, table):
+        found = set(look(hours, dry_run=True, full=True))
+        if found and not only_orphans:
+            look(hours, dry_run=False, full=True)
+        elif found:
+            found -= set(look(0, dry_run=True, full=False))  # what left the table
+            for name in found:
+                lake.delete(f"{table}/{name}")
+    return len(found)
 
 
 def snapshot_name(table: str, as_of: date) -> str:

@@ -1,9 +1,10 @@
 """Retention: removes what is older than its layer keeps, and what killed steps left behind."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,23 +43,22 @@ def clean(settings: Settings, as_of: date, run_id: str) -> JanitorReport:
     """
     _require_enough(settings)
     require_ingested(settings, first=as_of, last=as_of)
-    layers = {
+    layers: dict[str, Callable[[Settings, date], int]] = {
         "landing": _landing,
-        "quarantine": _quarantine,
-        "scores": _scores,
+        "quarantine": partial(_partitions, prefix="quarantine__", column="business_date"),
+        "scores": partial(_partitions, prefix="scores__", column="as_of"),
         "snapshots": _snapshots,
         "published": _published,
         "logs": _logs,
         "pages": _pages,
+        "versions": _versions,
+        "leftovers": _leftovers,
     }
     removed = {}
     for name, remove in layers.items():
-        days = getattr(settings, f"keep_{name}_days")
+        days = getattr(settings, f"keep_{name}_days", None)
         with measured(settings, f"janitor__{name}", str(as_of), run_id) as cost:
-            cost.rows = removed[name] = remove(settings, as_of - timedelta(days=days)) if days else 0
-    for name, remove_old in {"versions": _versions, "leftovers": _leftovers}.items():
-        with measured(settings, f"janitor__{name}", str(as_of), run_id) as cost:
-            cost.rows = removed[name] = remove_old(settings)
+            cost.rows = removed[name] = 0 if days == 0 else remove(settings, as_of - timedelta(days=days or 0))
     return JanitorReport(as_of, removed)
 
 
@@ -94,24 +94,16 @@ def _landing(settings: Settings, first_kept: date) -> int:
     return removed
 
 
-def _quarantine(settings: Settings, first_kept: date) -> int:
-    return _drop_partitions(settings, "quarantine__", "business_date", first_kept)
-
-
-def _scores(settings: Settings, first_kept: date) -> int:
-    return _drop_partitions(settings, "scores__", "as_of", first_kept)
-
-
-def _drop_partitions(settings: Settings, prefix: str, partition: str, first_kept: date) -> int:
-    names = [table for table in lake.tables(settings.lake) if table.startswith(prefix)]
-    return sum(lake.drop_before(settings.lake, table, partition, first_kept) for table in names)
+def _partitions(settings: Settings, first_kept: date, prefix: str, column: str) -> int:
+    tables = [table for table in lake.tables(settings.lake) if table.startswith(prefix)]
+    return sum(lake.drop_before(settings.lake, table, column, first_kept) for table in tables)
 
 
 def _snapshots(settings: Settings, first_kept: date) -> int:
     old = [name for name in settings.lake.names("features__") if _is_before(name, first_kept)]
     for name in old:
         settings.lake.delete(name)
-    return len(old) + _drop_partitions(settings, "labels__", "as_of", first_kept)
+    return len(old) + _partitions(settings, first_kept, "labels__", "as_of")
 
 
 def _published(settings: Settings, first_kept: date) -> int:
@@ -133,16 +125,15 @@ def _pages(settings: Settings, first_kept: date) -> int:
     return _unlink(file for file in files if _is_before(str(file.relative_to(settings.home)), first_kept))
 
 
-def _versions(settings: Settings) -> int:
-    """Files of versions of lake tables that are too old."""
+def _versions(settings: Settings, _: date) -> int:
     hours = settings.keep_versions_days * 24
-    return sum(lake.vacuum(settings.lake, table, hours) for table in lake.tables(settings.lake)) if hours else 0
+    return sum(lake.vacuum(settings.lake, table, hours) for table in lake.tables(settings.lake))
 
 
-def _leftovers(settings: Settings) -> int:
+def _leftovers(settings: Settings, _: date) -> int:
     """Files that were never finished or that no table refers to, and copies of objects that are gone."""
     hours, places = settings.leftover_hours, (settings.lake, settings.landing)
-    removed = sum(lake.delete_orphans(settings.lake, table, hours) for table in lake.tables(settings.lake))
+    removed = sum(lake.vacuum(settings.lake, table, hours, only_orphans=True) for table in lake.tables(settings.lake))
     with TemporaryDirectory(dir=settings.home) as probe:
         newest = Path(probe).stat().st_mtime - hours * 3600
     known = {place.cached / name for place in places if place.is_remote for name in place.names()}
