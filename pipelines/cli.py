@@ -199,6 +199,47 @@ def lineage(
         console.print(as_tree(found))
 
 
+@app.command()
+def erase(household: Annotated[str, typer.Option(help="Raw id, as the upstream system knows it")], day: Day) -> None:
+    """Remove a household from every layer and keep it out; run it while nothing else runs.
+
+    Example: nightjar erase --household 2070 --date 2017-11-20
+    """
+    from pipelines.erasure import erase
+
+    report = erase(load_settings(), household, day.date(), CLI_RUN)
+    _print(report)
+    if not report.is_complete:
+        console.print("[red]unread files must be looked at by hand; they may hold the household[/]")
+        sys.exit(1)
+
+
+@app.command()
+def reidentify(
+    source: Annotated[Path, typer.Option("--input", exists=True, dir_okay=False, help="CSV with household_id")],
+    target: Annotated[Path, typer.Option("--output", help="CSV to write, for its owner's eyes only")],
+    reason: Annotated[str, typer.Option(help="Why, for the access log")],
+) -> None:
+    """Translate a list of pseudonyms back to raw ids, for activation; it is written down who did so, and why.
+
+    Example: nightjar reidentify --input offers.csv --output activate.csv --reason "November mailing"
+    """
+    from pipelines.access import reidentify
+
+    _print(reidentify(load_settings(), source, target, reason, CLI_RUN))
+
+
+@app.command()
+def janitor(day: Day) -> None:
+    """Remove what is kept long enough at a date, and what killed steps left behind.
+
+    Example: nightjar janitor --date 2017-11-20
+    """
+    from pipelines.retention import clean
+
+    _print(clean(load_settings(), day.date(), CLI_RUN))
+
+
 def main() -> None:
     """Run the command; a named error is printed whole and ends with exit code 2 (bad input) or 1."""
     try:

@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
 import duckdb
@@ -36,9 +37,7 @@ def check_files(drop: Drop) -> None:
             _check_schema(schema, path, drop)
         else:
             _check_header(path, drop, file)
-        with path.open("rb") as content:
-            found |= {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-        for fact, value in found.items():
+        for fact, value in (found | size_and_hash(path)).items():
             if value != getattr(file, fact):
                 raise wrong_manifest(
                     "the file is not the manifest's", path, f"{fact} {getattr(file, fact)}", value, drop
@@ -62,9 +61,7 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
     whole = ", ".join(f"'{name}': {name}" for name in drop.contract.schema.names)
     query = f"""
         SELECT {columns}, CASE WHEN {is_lost} THEN to_json({{{whole}}})::VARCHAR END AS unreadable
-        FROM read_csv({sql_list([path])}, all_varchar = true, header = true, delim = ',', quote = '"',
-            escape = '"', encoding = '{file.encoding.removesuffix("-sig")}', strict_mode = true,
-            max_line_size = {_LONGEST_LINE_BYTES}) LIMIT {file.rows + 1}"""
+        FROM {_csv(path, file)} LIMIT {file.rows + 1}"""
     try:
         with replacing(staged) as unfinished:
             connection.sql(query).write_parquet(str(unfinished))
@@ -100,6 +97,50 @@ def check_content(drops: Sequence[Drop]) -> None:
                     pq.read_table(path, partitioning=None)
                 except (pa.ArrowException, OSError) as error:
                     raise _unreadable(path, error, drop) from error
+
+
+def size_and_hash(path: Path) -> dict[str, object]:
+    """Bytes and SHA-256 of a file, as a manifest states them."""
+    with path.open("rb") as content:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+def raw_rows(drop: Drop, file: DeliveredFile) -> str:
+    """SQL for a delivered file's rows as they are, with `raw_id`: the household as `pseudonym` takes it."""
+    path, raw_id = _fetch(drop, file), "household_id::VARCHAR"
+    if file.name.endswith(".parquet"):
+        rows = f"read_parquet({sql_list([path])}, hive_partitioning = false)"
+    else:
+        rows, raw_id = _csv(path, file), f"coalesce(({_typed('household_id', pa.int64())})::VARCHAR, household_id)"
+    return f"SELECT *, {raw_id} AS raw_id FROM {rows}"
+
+
+def write_like(connection: duckdb.DuckDBPyConnection, query: str, file: DeliveredFile, target: Path) -> None:
+    """The query's rows as a file of the same format and encoding; the same rows give the same bytes."""
+    if file.name.endswith(".parquet"):
+        connection.execute(f"COPY ({query}) TO '{_quoted(target)}' (FORMAT parquet)")
+        return
+    text = target.with_suffix(".text")
+    connection.execute(f"COPY ({query}) TO '{_quoted(text)}' (FORMAT csv, HEADER)")
+    packed = gzip.GzipFile(target, "wb", mtime=0) if file.name.endswith(".gz") else target.open("wb")
+    with (
+        text.open(encoding="utf-8", newline="") as rows,
+        packed,
+        TextIOWrapper(packed, file.encoding, newline="") as to,
+    ):
+        shutil.copyfileobj(rows, to)
+    text.unlink()
+
+
+def _csv(path: Path, file: DeliveredFile) -> str:
+    return (
+        f"read_csv({sql_list([path])}, all_varchar = true, header = true, delim = ',', quote = '\"', escape = '\"', "
+        f"encoding = '{file.encoding.removesuffix('-sig')}', strict_mode = true, max_line_size = {_LONGEST_LINE_BYTES})"
+    )
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
 
 
 def _fetch(drop: Drop, file: DeliveredFile) -> Path:

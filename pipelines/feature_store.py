@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,26 @@ def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str)
         tables = {store.get_feature_view(view).batch_source.name for view in views}
         cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
     return MaterialiseReport(as_of, cost.rows)
+
+
+def forget_online(settings: Settings, join_key: str, value: int) -> int:
+    """Delete every row of an entity from the online store, alone or as part of a key; gives their number."""
+    from feast.infra.key_encoding_utils import deserialize_entity_key
+
+    path, removed = settings.feast_home / "online.db", 0
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as store:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%entity_key%'"
+        for (table,) in store.execute(tables).fetchall():
+            holding = f'SELECT DISTINCT entity_key FROM "{table}" WHERE instr(entity_key, ?)'
+            for (key,) in store.execute(holding, [value.to_bytes(8, "little")]).fetchall():
+                entity = deserialize_entity_key(key, entity_key_serialization_version=3)
+                known = dict(zip(entity.join_keys, entity.entity_values, strict=True))
+                if join_key in known and known[join_key].int64_val == value:
+                    removed += store.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', [key]).rowcount
+        store.execute("VACUUM")  # else the rows stay in the file's free pages
+    return removed
 
 
 def _online_views(store: "FeatureStore", use_case: UseCase) -> list[Any]:

@@ -231,10 +231,11 @@ class _Batch:
             for file in drop.manifest.files
         ]
         places = ("business_date", "source_file", "source_sha256")
+        rewritten = {row["source_file"] for row in self.known if row["status"] == "erased"}  # known by both hashes
         placed += [
             tuple(row[name] for name in places)
             for row in self.known
-            if row["source_file"] and row["business_date"] not in self.delivered
+            if row["source_file"] and (row["business_date"] not in self.delivered or row["source_file"] in rewritten)
         ]
         seen: dict[str, str] = {}
         return {name for _, name, sha256 in sorted(placed) if seen.setdefault(sha256, name) != name}

@@ -12,16 +12,17 @@ from pipelines.settings import Settings
 
 COUNTS = ("rows_in", "rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
 Log = list[dict[str, Any]]
-_AFTERTHOUGHTS = ("late", "replayed", "dropped")  # they add to what the date's last attempt says
+_AFTERTHOUGHTS = ("late", "replayed", "dropped", "erased")  # they add to what the date's last attempt says
+_LASTING = ("late", "erased")  # they hold whatever the next attempt says
 
 
 def current_log(settings: Settings, first: date, last: date, table: str = CORE_TRANSACTIONS.name) -> Log:
-    """What the log says now of the files of these dates: the rows of each date's last attempt, and the late files."""
+    """What the log says now of the files of these dates: the rows of each date's last attempt, and the lasting ones."""
     log = warehouse.INGEST_LOG
     newest = sa.func.max(log.c.attempt).over(partition_by=log.c.business_date).label("newest")
     between = sa.and_(log.c.table_name == table, log.c.business_date.between(first, last))
     rows = sa.select(log, newest).where(between).subquery()
-    query = sa.select(rows).where(sa.or_(rows.c.attempt == rows.c.newest, rows.c.status == "late"))
+    query = sa.select(rows).where(sa.or_(rows.c.attempt == rows.c.newest, rows.c.status.in_(_LASTING)))
     with warehouse.open_warehouse(settings) as connection:
         return warehouse.read_rows(connection, query)
 
@@ -58,10 +59,10 @@ def entry(drop: Drop, file: DeliveredFile | None, status: str) -> dict[str, Any]
 
 
 def counts_by_file(log: Log) -> dict[tuple[date, str | None, str | None], tuple[int, ...]]:
-    """Sums of COUNTS per date, file and its hash; files that came too late count for nothing."""
+    """Sums of COUNTS per date, file and its hash; lasting rows count for nothing."""
     sums: dict[tuple[date, str | None, str | None], tuple[int, ...]] = {}
     for row in log:
-        if row["status"] != "late":
+        if row["status"] not in _LASTING:
             key = (row["business_date"], row["source_file"], row["source_sha256"])
             before = sums.get(key, (0,) * len(COUNTS))
             sums[key] = tuple(old + row[name] for old, name in zip(before, COUNTS, strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +21,11 @@ from pipelines.storage import Location, sql_list
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
+_CONFIGURATION = {
+    "delta.dataSkippingNumIndexedCols": "0",  # the log keeps them for ever, and the least household_id names somebody
+    "delta.deletedFileRetentionDuration": "interval 1100 days",  # the janitor alone decides
+    "delta.logRetentionDuration": "interval 1100 days",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def replace_where(
             predicate=predicate,
             partition_by=list(partition_by),
             storage_options=lake.storage_options,
+            configuration=_CONFIGURATION,
         )
 
 
@@ -157,6 +164,41 @@ def dates_of(lake: Location, table: str, partition: str = "business_date") -> li
     if delta is None:
         return []
     return sorted({date.fromisoformat(values[partition]) for values in delta.partitions()})
+
+
+def tables(lake: Location) -> list[str]:
+    """Names of the Delta tables, sorted."""
+    return sorted({name.partition("/")[0] for name in lake.names() if "/_delta_log/" in name})
+
+
+def drop_before(lake: Location, table: str, partition: str, first_kept: date) -> int:
+    """Take the partitions of dates before `first_kept` out of a Delta table; gives the number of their rows."""
+    if not any(day < first_kept for day in dates_of(lake, table, partition)):
+        return 0
+    delta = open_table(lake, table)
+    with _committing(lake, table):
+        return int(delta.delete(f"{partition} < '{first_kept}'")["num_deleted_rows"]) if delta else 0
+
+
+def vacuum(lake: Location, table: str, hours: int, *, only_orphans: bool = False) -> int:
+    """Delete the files that left a Delta table so many hours ago, and as old ones that it never had; their number.
+
+    Versions that need the former cannot be read any more; the latter are orphans, of writers that were killed. The
+    hours are those of the storage's own clock.
+    """
+    delta = open_table(lake, table)
+    if delta is None:
+        return 0
+    look = partial(delta.vacuum, enforce_retention_duration=False)
+    with _committing(lake, table):
+        found = set(look(hours, dry_run=True, full=True))
+        if found and not only_orphans:
+            look(hours, dry_run=False, full=True)
+        elif found:
+            found -= set(look(0, dry_run=True, full=False))  # what left the table
+            for name in found:
+                lake.delete(f"{table}/{name}")
+    return len(found)
 
 
 def snapshot_name(table: str, as_of: date) -> str:

@@ -20,6 +20,10 @@ _SHORTEST_KEY = 32
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+def _days(default: int, what: str) -> Any:
+    return Field(default, ge=0, le=36_500, description=f"{what}: days after their date that they are kept; 0: for ever")
+
+
 class Settings(BaseSettings):
     """Where things are and how much of the machine may be used; nothing about a use case."""
 
@@ -42,6 +46,15 @@ class Settings(BaseSettings):
     duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")
     threads: int = Field(2, ge=1, le=256, description="Threads of DuckDB and LightGBM")
     ingest_chunk_days: int = Field(31, ge=1, le=366, description="Days of a range validated and written at once")
+    keep_landing_days: int = _days(400, "Delivered files")
+    keep_quarantine_days: int = _days(180, "Quarantined rows")
+    keep_scores_days: int = _days(100, "Scores of every candidate, in the lake")
+    keep_snapshots_days: int = _days(400, "Feature snapshots and labels")
+    keep_published_days: int = _days(1100, "Published scores and their outcomes, in the warehouse")
+    keep_logs_days: int = _days(30, "Log files")
+    keep_pages_days: int = _days(90, "Data docs and profiles")
+    keep_versions_days: int = Field(30, ge=0, le=1100, description="Old versions of lake tables, days; 0: for ever")
+    leftover_hours: int = Field(24, ge=0, description="Hours after which a file that was never finished is removed")
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
     )

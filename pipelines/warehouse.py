@@ -51,7 +51,12 @@ INGEST_LOG = Table(
     Column("table_name", String(64), nullable=False, comment="Lake table"),
     Column("business_date", Date, nullable=False, comment="Partition"),
     Column("attempt", Integer, nullable=False, comment="Counts the times that the date was settled"),
-    Column("status", String(16), nullable=False, comment="replaced, unchanged, duplicate, late, replayed or dropped"),
+    Column(
+        "status",
+        String(16),
+        nullable=False,
+        comment="replaced, unchanged, duplicate, late, replayed, dropped, erased",
+    ),
     Column("source_file", String(512), comment="Delivered file, below landing; null for a closed day"),
     Column("source_sha256", String(64), comment="SHA-256 of that file"),
     Column("rows_delivered", Integer, nullable=False, default=0, comment="Rows of the whole file, by its manifest"),
@@ -109,6 +114,18 @@ SNAPSHOT_LOG = Table(
     Column("as_of", Date, nullable=False, comment="Partition"),
     Column("version", String(64), nullable=False, comment="Feature version, or content hash of the labels"),
     Column("made", Text, nullable=False, comment="Content hashes, and the core versions that it was made from: JSON"),
+)
+ACCESS_LOG = Table(
+    "ops__access_log",
+    METADATA,
+    Column("access_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("who", String(128), nullable=False, comment="Account on the machine"),
+    Column("what", String(16), nullable=False, comment="erase or reidentify"),
+    Column("subject", sa.BigInteger, comment="Pseudonym of the erased household; null where ids were translated"),
+    Column("ids", Integer, nullable=False, comment="Number of ids concerned"),
+    Column("reason", Text, nullable=False),
 )
 PUBLISH_LOG = Table(
     "ops__publish_log",
@@ -252,6 +269,14 @@ def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) ->
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The query's rows as dictionaries."""
     return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.TableClause]:
+    """Every table, of present and former use cases, that has a column of that name; those of logs are left out."""
+    inspector = sa.inspect(connection)
+    for name in inspector.get_table_names():
+        if not name.startswith("ops__") and column.name in {known["name"] for known in inspector.get_columns(name)}:
+            yield sa.table(name, sa.column(column.name, column.type))
 
 
 def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:

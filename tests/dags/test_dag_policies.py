@@ -31,9 +31,9 @@ def bag(read_dags):
     return bag
 
 
-def test_there_are_two_shared_dags_and_three_for_each_use_case(bag):
+def test_there_are_three_shared_dags_and_three_for_each_use_case(bag):
     of_use_cases = {f"{kind}__{name}" for name in USE_CASES for kind in KINDS}
-    assert set(bag.dags) == {"ingest", "bootstrap"} | of_use_cases
+    assert set(bag.dags) == {"ingest", "bootstrap", "janitor"} | of_use_cases
 
 
 def test_no_dag_uses_what_airflow_has_deprecated(bag):
@@ -117,8 +117,9 @@ def test_partitioned_assets_join_the_dags_of_a_use_case(bag):
     assert emitted(bag.dags["ingest"]) == {"ingest_day": ["core__transactions"]}
 
 
-def test_bootstrap_wakes_nobody(bag):
-    assert emitted(bag.dags["bootstrap"]) == {}
+@pytest.mark.parametrize("dag_id", ["bootstrap", "janitor"])
+def test_bootstrap_and_janitor_wake_nobody(bag, dag_id):
+    assert emitted(bag.dags[dag_id]) == {}
 
 
 def emitted(dag):
@@ -126,17 +127,19 @@ def emitted(dag):
     return {task_id: names for task_id, names in assets.items() if names}
 
 
-def test_the_nightly_key_is_the_business_date_that_has_just_ended(bag):
-    timetable = bag.dags["ingest"].timetable
+@pytest.mark.parametrize("dag_id", ["ingest", "janitor"])
+def test_the_daily_key_is_the_business_date_that_has_just_ended(bag, dag_id):
+    timetable = bag.dags[dag_id].timetable
     assert isinstance(timetable, CronPartitionTimetable)
     assert (timetable.key_format, timetable.run_offset) == ("%Y-%m-%d", -1)
     assert str(timetable.timezone) == "America/New_York"
 
 
-def test_the_schedule_ends_after_the_run_of_its_last_business_date(read_dags):
-    dag = read_dags(NIGHTJAR_SCHEDULE_END_DATE="2017-11-20").dags["ingest"]
+@pytest.mark.parametrize("dag_id", ["ingest", "janitor"])
+def test_the_schedule_ends_after_the_run_of_its_last_business_date(read_dags, dag_id):
+    dag = read_dags(NIGHTJAR_SCHEDULE_END_DATE="2017-11-20").dags[dag_id]
     assert dag.end_date.isoformat() == "2017-11-22T04:59:59.999999+00:00"  # in UTC
-    assert read_dags(NIGHTJAR_SCHEDULE_END_DATE="").dags["ingest"].end_date is None
+    assert read_dags(NIGHTJAR_SCHEDULE_END_DATE="").dags[dag_id].end_date is None
 
 
 @pytest.mark.parametrize("nonsense", ["soon", "2017-13-01", "2017-11-31", "20171119", 7, True, {"a": 1}])

@@ -72,3 +72,16 @@ def test_bootstrap_refuses_dates_that_are_out_of_order(run_dag, capfd):
     tasks = run_dag("bootstrap", first_date="2017-05-01", train_date="2017-11-12", last_date="2017-11-11")
     assert tasks["land_files"].state == "failed"
     assert "first_date <= train_date <= last_date" in capfd.readouterr().out
+
+
+def test_the_janitor_cleans_up_for_an_ingested_date_and_for_no_other(delivered, run_dag, capfd):
+    run_dag("ingest", "2017-05-06")
+    leftover = delivered.lake.folder / "core__transactions/business_date=2017-05-06/part-00000-orphan.parquet"
+    leftover.write_bytes(b"of a writer that was killed")
+
+    tasks = run_dag("janitor", "2017-05-06", variables={"NIGHTJAR_LEFTOVER_HOURS": "0"})
+    assert (tasks["remove_old"].state, leftover.exists()) == ("success", False)
+
+    tasks = run_dag("janitor", "2026-11-20")
+    assert (tasks["remove_old"].state, tasks["remove_old"].try_number) == ("failed", 1)
+    assert "MissingPartition" in capfd.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.errors import InvalidSetting, InvalidUseCase, UnknownUseCase
-from pipelines.settings import load_settings
+from pipelines.settings import DEMO_KEY, Settings, load_settings
 from pipelines.use_cases import get_use_case, load_use_cases
 
 
@@ -45,3 +45,55 @@ def test_a_use_case_module_that_does_not_exist_is_refused(settings):
     broken = settings.model_copy(update={"use_cases": ("no_such_module",)})
     with pytest.raises(InvalidUseCase, match="no_such_module"):
         load_use_cases(broken)
+
+
+SECRET = "a secret of more than 32 characters, 5f1c"
+
+
+@pytest.mark.attack("S12")
+@pytest.mark.parametrize("key", [None, "", "short and sweet, not quite 32 ch", DEMO_KEY])
+def test_outside_the_demo_an_empty_short_or_known_pseudonym_key_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    monkeypatch.delenv("NIGHTJAR_PSEUDONYM_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", key[:31] if key != DEMO_KEY else key)
+
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    assert refused.value.where == "environment variable NIGHTJAR_PSEUDONYM_KEY"
+    assert not key or key[:31] not in str(refused.value)
+
+
+@pytest.mark.attack("S12")
+def test_a_demo_says_so_and_then_needs_no_key_of_its_own(monkeypatch):
+    monkeypatch.setenv("NIGHTJAR_DEMO", "true")
+    assert load_settings().key == DEMO_KEY.encode()
+
+
+@pytest.mark.attack("S11")
+def test_no_error_and_no_repr_shows_the_pseudonym_key(monkeypatch):
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", SECRET)
+    settings = load_settings()
+    assert settings.key == SECRET.encode()
+    monkeypatch.setenv("NIGHTJAR_THREADS", "many")
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+    shown = [repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())]
+    chain = [refused.value, refused.value.__cause__]
+    for text in shown + [str(error) for error in chain] + [repr(error) for error in chain]:
+        assert SECRET not in text
+    with pytest.raises(ValueError, match="frozen") as frozen:
+        settings.pseudonym_key = "x"
+    assert SECRET not in str(frozen.value)
+    assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize(
+    "variable", ["NIGHTJAR_KEEP_LANDING_DAYS", "NIGHTJAR_KEEP_VERSIONS_DAYS", "NIGHTJAR_LEFTOVER_HOURS"]
+)
+def test_a_negative_time_to_keep_something_is_refused(monkeypatch, variable):
+    monkeypatch.setenv(variable, "-1")
+    with pytest.raises(InvalidSetting, match=variable):
+        load_settings()
