@@ -123,3 +123,36 @@ def test_a_commit_that_fails_half_way_leaves_one_version_or_the_other(s3, tmp_pa
     assert values_in(settings) == {"2017-05-06": ["after" if arrived else "before"] * 3}
     replace_day(settings, DAY, "after")
     assert values_in(settings) == {"2017-05-06": ["after"] * 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_new", [True, False], ids=["new table", "old table"])
+def test_a_writer_that_commits_between_any_two_requests_of_another_is_not_overwritten(
+    s3, tmp_path, object_store, is_new
+):
+    requests = 0
+    for chosen in range(1, 40):
+        settings = Settings(home=tmp_path / str(chosen), **s3 | {"lake_uri": f"{s3['lake_uri']}/{chosen}"})
+        if not is_new:
+            replace_day(settings, DAY - timedelta(days=1), "before")
+        requests = 0
+
+        def come_between(method, path, settings=settings, chosen=chosen):
+            nonlocal requests
+            requests += 1
+            if requests == chosen:
+                replace_day(settings, NEXT_DAY, "other")
+
+        with faulty_proxy(object_store.url, come_between) as url:
+            try:
+                replace_day(settings.model_copy(update={"s3_endpoint_url": url}), DAY, "own")
+                own = {"2017-05-06": ["own"] * 3}
+            except EngineFailure as error:
+                own = {}
+                assert error.what.startswith("another run changed")
+        if requests < chosen:
+            break
+        before = {} if is_new else {"2017-05-05": ["before"] * 3}
+        assert values_in(settings) == {**before, **own, "2017-05-07": ["other"] * 3}, chosen
+
+    assert 4 < requests < chosen

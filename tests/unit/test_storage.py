@@ -188,10 +188,10 @@ def test_content_that_is_damaged_on_its_way_is_not_taken(on_s3, object_store, tm
     on_s3().write("a.parquet", b"content")
     place = on_s3("elsewhere")
 
-    with (
-        faulty_proxy(object_store.url, lambda method, path: "damaged" if "a.parquet" in path else None) as url,
-        pytest.raises(EngineFailure, match="checksum"),
-    ):
+    def fault(method, path):
+        return "damaged" if method == "GET" and path.endswith("/a.parquet") else None
+
+    with faulty_proxy(object_store.url, fault) as url, pytest.raises(EngineFailure, match="checksum"):
         on_s3("elsewhere", s3_endpoint_url=url).fetch("a.parquet")
 
     assert place.fetch("a.parquet").read_bytes() == b"content"
