@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from datetime import date, timedelta
+from pathlib import Path
 
 import deltalake
 import pyarrow as pa
@@ -235,6 +236,8 @@ def test_training_refuses_labels_that_were_tampered_with(home):
         current_snapshot(home, USE_CASE, day, "tampered")
 
     assert refused.value.where == f"{USE_CASE.labels_table}, as_of={day}"
+    Path(file).unlink()  # what the remedy says
+    assert current_snapshot(home, USE_CASE, day, "mended").labels.version == refused.value.expected
 
 
 def copy_of(home, tmp_path):
