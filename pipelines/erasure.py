@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,7 +23,7 @@ from pipelines.drops import MANIFEST, DeliveredFile, Drop, drop_name
 from pipelines.engine import open_engine
 from pipelines.errors import BadInput, EngineFailure
 from pipelines.feature_store import forget_online
-from pipelines.ingest_log import append_log, current_log
+from pipelines.ingest_log import append_log, current_log, entry
 from pipelines.pseudonyms import key_id, pseudonym, require_same_key
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -124,8 +125,9 @@ class _Erasure:
 
     def from_copies(self) -> dict[str, int]:
         """Remove the copies that this machine made of files and objects; whoever needs one makes it again."""
-        for name in ("cache", "scratch"):
-            shutil.rmtree(self.settings.home / name, ignore_errors=True)
+        for pattern in ("cache", "scratch", "rebuild-*"):
+            for folder in self.settings.home.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
         return {}
 
     def from_stores(self) -> dict[str, int]:
@@ -183,6 +185,7 @@ class _Erasure:
             content = size_and_hash(scratch / file.name) | {"rows": rows - held}
             entries[file.name] = file.model_copy(update=content)
             self._note_hash(drop, entries[file.name])
+            self._note_lines(drop, file, entries[file.name])
         files = tuple(entries.values())
         is_closed = drop.manifest.is_closed or not any(file.rows for file in files)
         manifest = drop.manifest.model_copy(update={"files": files, "is_closed": is_closed})
@@ -196,8 +199,26 @@ class _Erasure:
         table, name, day = drop.contract.core_table.name, drop.name_of(file), drop.business_date
         known = [row for row in current_log(self.settings, day, day, table) if row["source_file"] == name]
         if known and file.sha256 not in {row["source_sha256"] for row in known}:
-            row = {"table_name": table, "business_date": day, "status": "erased"}
-            append_log(self.settings, [row | {"source_file": name, "source_sha256": file.sha256}], self.run_id)
+            append_log(self.settings, [entry(drop, file, "erased")], self.run_id)
+
+    def _note_lines(self, drop: Drop, old: DeliveredFile, new: DeliveredFile) -> None:
+        """Tell the list of rows dropped from quarantine where in the rewritten file they are."""
+        table, lines = (
+            warehouse.QUARANTINE_DROPS,
+            f"SELECT row_number() OVER () - 1, raw_id FROM ({raw_rows(drop, old)})",
+        )
+        delivered = size_and_hash(drop.landing.fetch(drop.name_of(old)))["sha256"]
+        with warehouse.open_warehouse(self.settings) as connection:
+            query = sa.select(table).where(table.c.source_sha256 == delivered)
+            if rows := warehouse.read_rows(connection, query):
+                held = f"SELECT line FROM ({lines}) t(line, raw_id) WHERE raw_id = getvariable('raw_id') ORDER BY ALL"
+                gone = [line for (line,) in self.connection.sql(held).fetchall()]
+                moved = [
+                    row | {"source_sha256": new.sha256, "source_line": line - bisect_left(gone, line)}
+                    for row in rows
+                    if (line := row["source_line"]) not in gone
+                ]
+                warehouse.replace_rows(connection, table, moved, source_sha256=new.sha256)
 
     def _from_table(self, table: str) -> int:
         """Rewrite, in one commit, the dates of a Delta table that hold the household; gives its rows."""

@@ -139,7 +139,7 @@ def _leftovers(settings: Settings, _: date) -> int:
     known = {place.cached / name for place in places if place.is_remote for name in place.names()}
     copies = _files(settings.home / "cache")
     found = {file for file in copies if file.with_name(file.name.lstrip(".").removesuffix(".etag")) not in known}
-    found |= set(_files(settings.home / "scratch", settings.landing.cached))  # raw ids are in them
+    found |= set(_files(settings.home / "scratch", settings.landing.cached, *settings.home.glob("rebuild-*")))
     places_ = [settings.home / name for name in ("data_docs", "profiles", "receipts")]
     places_ += [place.folder for place in places]
     found |= {file for file in _files(*places_) if _UNFINISHED.fullmatch(file.name)}

@@ -19,16 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipelines import drop_files, erasure, lake, storage, warehouse
+from pipelines import drop_files, erasure, lake, warehouse
 from pipelines.access import reidentify
 from pipelines.contracts import TRANSACTIONS_DROP
 from pipelines.drops import MANIFEST, read_drop
 from pipelines.erasure import erase
 from pipelines.errors import EngineFailure, MissingColumn, WrongKey
-from pipelines.ingest import current_log, ingest
+from pipelines.ingest import ingest
+from pipelines.ingest_log import current_log
 from pipelines.labels import build_labels
 from pipelines.pseudonyms import pseudonym
 from pipelines.settings import Settings
+from pipelines.storage import Location
 
 DAY = date(2017, 5, 6)
 DAYS = [DAY + timedelta(days=n) for n in range(3)]
@@ -60,7 +62,7 @@ def lines_of(day):
 
 def deliver_text(settings, day, lines, name="part-0.csv.gz", encoding="latin-1"):
     """Puts the day's file in place as CSV, with a column more than agreed, and its manifest."""
-    folder = settings.landing.folder / f"transactions/date={day}"
+    folder = f"transactions/date={day}"
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*TRANSACTIONS_DROP.schema.names, "note"])
@@ -68,13 +70,18 @@ def deliver_text(settings, day, lines, name="part-0.csv.gz", encoding="latin-1")
     content = text.getvalue().encode(encoding)
     if name.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    (folder / name).write_bytes(content)
+    for old in settings.landing.names(f"{folder}/"):
+        settings.landing.delete(old)
+    settings.landing.write(f"{folder}/{name}", content)
     file = {"name": name, "rows": len(lines), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     told = {"drop": "transactions", "business_date": str(day), "schema_version": 1, "is_closed": False}
-    (folder / MANIFEST).write_text(json.dumps({**told, "files": [file | {"encoding": encoding}]}))
+    manifest = {**told, "files": [file | {"encoding": encoding}]}
+    settings.landing.write(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
+
+
+@pytest.fixture
+def storage(request):
+    return request.getfixturevalue(getattr(request, "param", "folders"))
 
 
 @pytest.fixture
@@ -104,16 +111,18 @@ def home(settings, deliver):
 def traces(settings):
     """Places that still know the household: every Parquet value, every delivered text, every byte of the databases."""
     who, found = pseudonym(settings.key, GONE), set()
-    for path in settings.home.rglob("*"):
-        if path.suffix == ".parquet" and "household_id" in (names := pq.read_schema(path).names):
-            ids = pq.read_table(path, columns=["household_id"], partitioning=None)["household_id"].to_pylist()
-            texts = pq.read_table(path, columns=["row_json"], partitioning=None) if "row_json" in names else []
-            if {who, GONE} & set(ids) or str(who) in str(texts):
-                found.add(str(path.relative_to(settings.home)))
-        elif path.is_file() and path.name not in ("warehouse.db",) and "receipts" not in path.parts:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            if any(needle in content for needle in needles(who)):
-                found.add(str(path.relative_to(settings.home)))
+    for name, content in everything(settings):
+        if name.endswith(".parquet"):
+            rows = pq.read_table(io.BytesIO(content))
+            texts = rows["row_json"].to_pylist() if "row_json" in rows.column_names else []
+            if "household_id" in rows.column_names and {who, GONE} & set(rows["household_id"].to_pylist()):
+                found.add(name)
+            if str(who) in str(texts):
+                found.add(f"{name}: row_json")
+        elif "warehouse.db" not in name and "receipts" not in name:
+            text = gzip.decompress(content) if name.endswith(".gz") else content
+            if any(needle in text for needle in needles(who)):
+                found.add(name)
     with warehouse.open_warehouse(settings) as connection:
         for name in sa.inspect(connection).get_table_names():
             rows = connection.execute(sa.text(f"SELECT * FROM {name}")).fetchall()
@@ -122,6 +131,16 @@ def traces(settings):
             if str(GONE) in str(rows):
                 found.add(f"{name}: raw")
     return found
+
+
+def everything(settings):
+    """Every file of this machine, and every object."""
+    for path in settings.home.rglob("*"):
+        if path.is_file():
+            yield str(path.relative_to(settings.home)), path.read_bytes()
+    for place in (settings.landing, settings.lake):
+        if place.is_remote:
+            yield from ((place.uri_of(name), place.read(name)) for name in place.names())
 
 
 def needles(who):
@@ -135,6 +154,7 @@ def tables_of(settings, read_table):
 
 
 @pytest.mark.attack("S17")
+@pytest.mark.parametrize("storage", ["folders", "s3"], indirect=True)
 def test_after_an_erasure_no_layer_knows_the_household_and_nobody_else_is_missing(home, read_table):
     who = pseudonym(home.key, GONE)
     others = {
@@ -171,11 +191,10 @@ def test_after_an_erasure_no_layer_knows_the_household_and_nobody_else_is_missin
     }
     assert set(report.removed) == set(report.left)
     assert set(report.left.values()) == {0}
-    for file in (home.home / "scratch", home.home / "cache"):
-        assert not file.exists()
 
 
 @pytest.mark.attack("S17")
+@pytest.mark.parametrize("storage", ["folders", "s3"], indirect=True)
 def test_rewritten_files_are_as_agreed_and_keep_every_other_row(home):
     erase(home, str(GONE), DAYS[2], "r2")
 
@@ -242,8 +261,8 @@ class Killed(BaseException):
 
 
 WRITES = [
-    (storage.Location, "write"),
-    (storage.Location, "upload"),
+    (Location, "write"),
+    (Location, "upload"),
     (lake, "replace_where"),
     (lake, "replace_snapshot"),
     (lake, "vacuum"),
@@ -253,6 +272,26 @@ WRITES = [
     (warehouse, "append_rows"),
     (erasure.shutil, "rmtree"),
 ]
+
+
+@pytest.mark.attack("S17")
+@pytest.mark.parametrize("day", DAYS)
+def test_rows_that_somebody_dropped_from_quarantine_stay_dropped_in_the_rewritten_file(home, day, read_table):
+    (file,) = read_drop(home.landing, TRANSACTIONS_DROP, day).manifest.files
+    told = {"source_file": "x", "business_date": day, "rule_id": "r", "reason": "known", "run_id": "r"}
+    told |= {"source_sha256": file.sha256}
+    with warehouse.open_warehouse(home) as connection:  # of the first other household, of the last, and of the erased
+        rows = [told | {"source_line": line} for line in (1, 40, 41)]
+        warehouse.append_rows(connection, warehouse.QUARANTINE_DROPS, rows)
+
+    erase(home, str(GONE), DAYS[2], "r2")
+    ingest(home, day, day, "r3")
+
+    (row,) = [row for row in current_log(home, day, day) if row["status"] != "erased"]
+    assert (row["rows_in"], row["rows_kept"], row["rows_dropped"]) == (40, 38, 2)
+    baskets = read_table(home, "core__transactions", day)["basket_id"].to_pylist()
+    start = 100 * (day - DAY).days
+    assert baskets == list(range(start + 1, start + 39))
 
 
 @pytest.mark.attack("S17")

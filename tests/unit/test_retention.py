@@ -12,7 +12,7 @@ from pipelines import lake, warehouse
 from pipelines.contracts import QUARANTINE_TRANSACTIONS
 from pipelines.errors import InvalidSetting, MissingPartition
 from pipelines.retention import clean
-from pipelines.settings import load_settings
+from pipelines.settings import Settings, load_settings
 
 NOW = 40  # day of the shop at which the janitor comes
 KEPT = {"landing": 10, "quarantine": 11, "scores": 12, "snapshots": 94, "published": 13, "pages": 14, "logs": 15}
@@ -159,6 +159,7 @@ def test_after_the_janitor_nothing_is_left_of_killed_steps(home):
         put(home.lake.folder / "features__x/as_of=2017-05-01/.part-0.parquet.4711"),
         put(home.landing.folder / "transactions/date=2017-06-09/.part-0.parquet.4711"),
         put(home.home / "scratch/transactions-abc.parquet"),
+        put(home.home / "rebuild-abc/lake/features__x/part-0.parquet"),
         put(home.home / "scratch/.transactions-abc.parquet.4711"),
         put(home.home / "cache/lake/core__products/part-0.parquet"),
     ]
@@ -181,3 +182,27 @@ def test_a_run_for_an_old_date_removes_no_more_than_it_did_then(home):
 
     assert names_in(home.landing.folder) == [f"transactions/date={shop.day(20)}/manifest.json"]
     assert clean(home, shop.day(15) - timedelta(days=6), "r2").removed["landing"] == 0
+
+
+@pytest.mark.fault("F1")
+def test_on_s3_landing_snapshots_orphans_and_copies_go_too(tmp_path, s3):
+    days = {f"keep_{name}_days": days for name, days in KEPT.items()} | {"keep_scores_days": 17}
+    home = Settings(home=tmp_path / "var", **s3, **days | {"keep_published_days": 18, "leftover_hours": 0})
+    shop.sell(home, 0, 99, 100, purchases=[(0, 1, 1, "1.00"), (99, 1, 1, "1.00"), (100, 1, 1, "1.00")])
+    for number in (0, 99):
+        shop.snapshot(home, number)
+        home.landing.write(f"transactions/date={shop.day(number)}/manifest.json", b"{}")
+    home.landing.fetch(f"transactions/date={shop.day(99)}/manifest.json")
+    home.lake.write(f"core__transactions/business_date={shop.day(0)}/part-00000-orphan.parquet", b"of a killed writer")
+
+    removed = clean(home, shop.day(100), "r1").removed
+
+    assert home.landing.names() == [f"transactions/date={shop.day(99)}/manifest.json"]
+    assert home.lake.names("features__") == [f"features__corner_shop/as_of={shop.day(99)}/part-0.parquet"]
+    assert [name for name in home.lake.names() if "orphan" in name] == []
+    assert dates_of(home, "core__transactions", "business_date") == [0, 99, 100]
+    assert (removed["landing"], removed["snapshots"]) == (1, 1)
+    copies = [path for path in names_in(home.home / "cache") if not path.endswith(".etag")]
+    gone = ("landing/", f"lake/features__corner_shop/as_of={shop.day(0)}")  # raw ids; objects that are no more
+    assert copies
+    assert [path for path in copies if path.startswith(gone)] == []
