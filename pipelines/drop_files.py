@@ -4,8 +4,8 @@ import gzip
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
-from io import BufferedReader, TextIOWrapper
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import duckdb
@@ -65,11 +65,12 @@ def as_parquet(connection: duckdb.DuckDBPyConnection, drop: Drop, file: Delivere
     try:
         with replacing(staged) as unfinished:
             connection.sql(query).write_parquet(str(unfinished))
-        with _open_text(path) as content:
-            while content.read(_LONGEST_LINE_BYTES):  # to its end, where the checksum of a packed file is
-                pass
-    except (duckdb.Error, EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except duckdb.IOException:
+        _require_whole(path, drop)  # else it is the disk that failed
+        raise
+    except duckdb.Error as error:
         raise _unreadable(path, error, drop) from error
+    _require_whole(path, drop)
     rows = pq.read_metadata(staged).num_rows
     if rows != file.rows:
         found = f"more than {file.rows}" if rows > file.rows else rows
@@ -178,11 +179,7 @@ def _typed(name: str, type_: pa.DataType) -> str:
 
 
 def _check_header(path: Path, drop: Drop, file: DeliveredFile) -> None:
-    try:
-        with _open_text(path) as content:
-            line = content.readline(_LONGEST_LINE_BYTES)
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
-        raise _unreadable(path, error, drop) from error
+    line = next(_parts(path, drop), b"").split(b"\n")[0]
     if line.startswith(_BOM) and file.encoding != "utf-8-sig":
         raise _unreadable(path, ValueError(f"a byte order mark, but the manifest declares {file.encoding}"), drop)
     names = line.removeprefix(_BOM).decode(file.encoding.removesuffix("-sig"), errors="replace").strip().split(",")
@@ -191,8 +188,19 @@ def _check_header(path: Path, drop: Drop, file: DeliveredFile) -> None:
             raise _missing_column(name, type_, path, names, drop)
 
 
-def _open_text(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def _require_whole(path: Path, drop: Drop) -> None:
+    for _ in _parts(path, drop):  # the checksum of a packed file is at its end
+        pass
+
+
+def _parts(path: Path, drop: Drop) -> Iterator[bytes]:
+    """The text, unpacked, in parts that hold the longest line."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as content:
+            while part := content.read(_LONGEST_LINE_BYTES):
+                yield part
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise _unreadable(path, error, drop) from error
 
 
 def _read_footer(path: Path, drop: Drop) -> tuple[pa.Schema, int]:

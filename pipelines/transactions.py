@@ -71,7 +71,7 @@ SELECT named.* EXCLUDE (raw_id), judged.* EXCLUDE (business_date, source_file, s
     judged.source_file IS NOT NULL AS is_judged, products.product_id IS NULL AS is_orphan,
     coalesce(is_fuel, false) AS is_fuel, coalesce(is_uncategorised, false) AS is_uncategorised
 FROM named LEFT JOIN judged USING (business_date, source_file, source_line)
-ASOF JOIN snapshots ON named.business_date >= snapshots.known_date
+ASOF LEFT JOIN snapshots ON named.business_date >= snapshots.known_date
 LEFT JOIN products ON products.known_date = snapshots.known_date AND products.product_id = named.product_id
 ORDER BY business_date, source_file, source_line"""
 _JUDGED = f"""
