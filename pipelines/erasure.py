@@ -139,7 +139,7 @@ class _Erasure:
                 removed[f"warehouse/{table.name}"] = gone.rowcount
         place = sa.make_url(self.settings.warehouse)
         if place.drivername.startswith("sqlite"):  # PostgreSQL does it by itself
-            with closing(sqlite3.connect(str(place.database), isolation_level=None)) as file:
+            with closing(sqlite3.connect(str(place.database), timeout=60, isolation_level=None)) as file:
                 file.execute("VACUUM")
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed

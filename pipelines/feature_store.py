@@ -110,7 +110,7 @@ def forget_online(settings: Settings, join_key: str, value: int) -> int:
     path, removed = settings.feast_home / "online.db", 0
     if not path.exists():
         return 0
-    with closing(sqlite3.connect(path, isolation_level=None)) as store:
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as store:
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%entity_key%'"
         for (table,) in store.execute(tables).fetchall():
             holding = f'SELECT DISTINCT entity_key FROM "{table}" WHERE instr(entity_key, ?)'
