@@ -296,9 +296,10 @@ def test_rows_that_somebody_dropped_from_quarantine_stay_dropped_in_the_rewritte
 
 @pytest.mark.attack("S17")
 @pytest.mark.slow
-def test_killed_before_any_of_its_writes_a_second_run_ends_it(home, monkeypatch, tmp_path):
+@pytest.mark.parametrize("first", range(3))  # each third write
+def test_killed_before_any_of_its_writes_a_second_run_ends_it(home, monkeypatch, tmp_path, first):
     kills = 0
-    for position in range(200):
+    for position in range(first, 200, 3):
         again = Settings(home=tmp_path / str(position))
         shutil.copytree(home.home, again.home)
         with monkeypatch.context() as patched, contextlib.suppress(Killed):
@@ -316,7 +317,7 @@ def test_killed_before_any_of_its_writes_a_second_run_ends_it(home, monkeypatch,
         for day in DAYS:
             drop_files.check_files(read_drop(again.landing, TRANSACTIONS_DROP, day))
         shutil.rmtree(again.home)
-    assert kills > 40
+    assert kills > 13
 
 
 def kill_at(patched, position):
