@@ -37,7 +37,7 @@ def judged_once(monkeypatch):
     """Great Expectations judges each frame once in a session: its verdict is a function of the frame."""
     judge = validation.validate
 
-    def remembered(frame, expectations, *, where):
+    def remembered(frame, expectations, *, where, docs=None):
         key = pickle.dumps((frame.to_dict("split"), [type(rule).__name__ for rule in expectations]))
         if key not in VERDICTS:
             VERDICTS[key] = judge(frame, expectations, where=where)
