@@ -23,6 +23,7 @@ _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _CODE = re.compile(r"<Code>(\w+)</Code>|\((\w+)\) when calling|(Unable to locate credentials)")
 _PAINT = re.compile(r"\x1b\[\d*m|↳")  # Delta Lake draws its messages for a terminal
 _RETRIES = 3
+_SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,12 @@ class Location:
         tag = self._tag(name)
         if tag is None:
             raise FileNotFoundError(self.uri_of(name))
-        if not (path.exists() and path.stat().st_mtime_ns == tag):
+        if not (path.exists() and path.stat().st_mtime_ns % _SECOND_NS == tag):
             bucket, root = self._bucket_and_root
             with self._reaching(name) as client, replacing(path) as unfinished:
                 client.download_file(bucket, root + name, str(unfinished))
-                os.utime(unfinished, ns=(tag, tag))
+                second = unfinished.stat().st_mtime_ns // _SECOND_NS - 1  # never in the future
+                os.utime(unfinished, ns=(second * _SECOND_NS + tag,) * 2)
         return path
 
     def origin(self, path: Path) -> str:
@@ -139,10 +141,9 @@ class Location:
         """What Delta Lake needs to reach the place; commits are conditional puts, so no writer overwrites another."""
         if not self.is_remote:
             return None
-        import boto3
         from botocore.exceptions import NoCredentialsError
 
-        session = boto3.Session()
+        session = _session()
         credentials = session.get_credentials()
         if credentials is None:
             raise self.failure("", NoCredentialsError())
@@ -182,12 +183,12 @@ class Location:
         return bucket, root.rstrip("/") + "/" if root else ""
 
     def _tag(self, name: str) -> int | None:
-        """A number for the object's ETag: a copy's time of change, so that copy and tag are put in place at once."""
+        """A number for the object's ETag: the nanoseconds of a copy's time, so that both are put in place at once."""
         bucket, root = self._bucket_and_root
         with self._reaching(name) as client:  # HEAD would not tell a missing object from a missing bucket
             found = client.list_objects_v2(Bucket=bucket, Prefix=root + name, MaxKeys=1).get("Contents", ())
         tags = [item["ETag"] for item in found if item["Key"] == root + name]
-        return int.from_bytes(hashlib.sha256(tags[0].encode()).digest()[:7]) if tags else None
+        return int.from_bytes(hashlib.sha256(tags[0].encode()).digest()) % _SECOND_NS if tags else None
 
     @contextmanager
     def _reaching(self, name: str) -> Iterator[Any]:
@@ -227,11 +228,17 @@ def _code_of(error: Exception) -> str | None:
 
 
 @cache
-def _client(endpoint_url: str, timeout_s: float) -> Any:
+def _session() -> Any:
     import boto3
+
+    return boto3.Session()
+
+
+@cache
+def _client(endpoint_url: str, timeout_s: float) -> Any:
     from botocore.config import Config
 
     config = Config(
         retries={"mode": "standard", "max_attempts": _RETRIES}, connect_timeout=timeout_s, read_timeout=timeout_s
     )
-    return boto3.Session().client("s3", endpoint_url=endpoint_url or None, config=config)
+    return _session().client("s3", endpoint_url=endpoint_url or None, config=config)

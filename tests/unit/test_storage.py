@@ -30,13 +30,17 @@ def place(settings):
 @pytest.fixture
 def on_s3(tmp_path, s3):
     """Gives a location on the S3 server, or on a worse one."""
-    storage_module._client.cache_clear()  # a client keeps its key
+
+    def forget_the_key():
+        storage_module._client.cache_clear()
+        storage_module._session.cache_clear()
 
     def on_s3(home="here", **changed) -> Location:
         return Settings(home=tmp_path / home, **{**s3, "s3_timeout_s": 0.5, **changed}).lake
 
+    forget_the_key()
     yield on_s3
-    storage_module._client.cache_clear()
+    forget_the_key()
 
 
 def test_what_is_written_is_listed_read_replaced_and_deleted(place):
@@ -101,6 +105,7 @@ def test_a_copy_follows_the_object_unless_that_cannot_change(on_s3):
     copied = there.fetch("one.parquet").stat()
     assert there.fetch("one.parquet").read_bytes() == b"other"
     assert there.fetch("one.parquet").stat().st_ino == copied.st_ino  # not fetched again
+    assert abs(copied.st_mtime - time.time()) < 60  # the janitor goes by it
 
 
 @pytest.fixture
