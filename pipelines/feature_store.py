@@ -1,11 +1,15 @@
 """Feast: the registry of feature definitions, point-in-time joins, and the online store."""
 
+import fcntl
 import importlib
 import os
+import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +18,7 @@ from pipelines.errors import InvalidUseCase, MissingPartition
 from pipelines.features import end_of_day, feature_version
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import replacing
 from pipelines.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -33,17 +38,16 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
     os.environ.setdefault("FEAST_USAGE", "False")
     from feast import FeatureService, FeatureStore, RepoConfig
 
-    settings.feast_home.mkdir(parents=True, exist_ok=True)
+    registry = settings.feast_home / "registry.db"
     config = RepoConfig(
         project="nightjar",
         provider="local",
-        registry=str(settings.feast_home / "registry.db"),
+        registry=str(registry),
         offline_store={"type": "duckdb"},
         online_store={"type": "sqlite", "path": str(settings.feast_home / "online.db")},
         entity_key_serialization_version=3,
         repo_path=settings.feast_home,
     )
-    store = FeatureStore(config=config)
     wanted = importlib.import_module(use_case.feature_module).definitions(settings.lake.folder)
     names = {thing.name for thing in wanted if isinstance(thing, FeatureService)}
     if use_case.name not in names:
@@ -54,7 +58,9 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
             found=sorted(names),
             remedy="define it with the views that the model reads",
         )
-    store.apply(wanted)
+    with _alone(registry):
+        store = FeatureStore(config=config)
+        store.apply(wanted)
     return store
 
 
@@ -64,11 +70,13 @@ def join_features(settings: Settings, use_case: UseCase, store: "FeatureStore", 
     Raises:
         MissingPartition: a row found no features: its snapshot is missing.
     """
-    joined = store.get_historical_features(
-        entity_df=entities.to_pandas(),
-        features=store.get_feature_service(use_case.name),
-        filter_by_created_timestamp=True,
-    ).to_arrow()
+    with _alone(store):
+        job = store.get_historical_features(
+            entity_df=entities.to_pandas(),
+            features=store.get_feature_service(use_case.name),
+            filter_by_created_timestamp=True,
+        )
+    joined = job.to_arrow()
     _require_joined(use_case, joined, entities.num_rows)
     return joined.select([*entities.column_names, *use_case.features])
 
@@ -77,10 +85,12 @@ def freeze_service(store: "FeatureStore", use_case: UseCase, model_version: str)
     """Name of a new feature service that keeps the views a model version was trained on."""
     from feast import FeatureService
 
-    current = store.get_feature_service(use_case.name)
-    views = [store.get_feature_view(projection.name) for projection in current.feature_view_projections]
     name = f"{use_case.name}__v{model_version}"
-    store.apply([FeatureService(name=name, features=views, owner=use_case.owner)])
+    with _alone(store):
+        store.refresh_registry()  # another process may have changed it since
+        current = store.get_feature_service(use_case.name)
+        views = [store.get_feature_view(projection.name) for projection in current.feature_view_projections]
+        store.apply([FeatureService(name=name, features=views, owner=use_case.owner)])
     return name
 
 
@@ -95,10 +105,12 @@ def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str)
     with measured(settings, f"materialise__{use_case.name}", str(as_of), run_id) as cost:
         feature_version(settings, use_case, as_of)
         store = open_store(settings, use_case)
-        views = [view.name for view in _online_views(store, use_case)]
         start, end = end_of_day(settings, as_of - timedelta(days=1)), end_of_day(settings, as_of)
-        store.materialize(start_date=start, end_date=end, feature_views=views, disable_event_timestamp=False)
-        tables = {store.get_feature_view(view).batch_source.name for view in views}
+        with _alone(store):
+            store.refresh_registry()
+            views = {view.name: view.batch_source.name for view in _online_views(store, use_case)}
+            store.materialize(start_date=start, end_date=end, feature_views=list(views), disable_event_timestamp=False)
+        tables = set(views.values())
         cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
     return MaterialiseReport(as_of, cost.rows)
 
@@ -121,6 +133,33 @@ def forget_online(settings: Settings, join_key: str, value: int) -> int:
                     removed += store.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', [key]).rowcount
         store.execute("VACUUM")  # else the rows stay in the file's free pages
     return removed
+
+
+@contextmanager
+def _alone(registry: "FeatureStore | Path") -> Iterator[None]:
+    """Nobody else on this machine changes the registry meanwhile.
+
+    Feast overwrites the file in place. One that a killed process has torn is replaced by the last whole one.
+    """
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    registry = registry if isinstance(registry, Path) else Path(registry.config.registry.path)
+    registry.parent.mkdir(parents=True, exist_ok=True)
+    kept = registry.with_suffix(".kept")
+    with registry.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            is_whole = registry.exists() and Registry.FromString(registry.read_bytes()).ByteSize() > 0
+        except DecodeError:
+            is_whole = False
+        if not is_whole:
+            registry.unlink(missing_ok=True)
+            if kept.exists():
+                shutil.copyfile(kept, registry)
+        yield
+        with replacing(kept) as unfinished:
+            shutil.copyfile(registry, unfinished)
 
 
 def _online_views(store: "FeatureStore", use_case: UseCase) -> list[Any]:

@@ -61,6 +61,7 @@ def test_online_features_equal_those_of_training(home):
     assert int((~((ours == theirs) | (ours.isna() & theirs.isna()))).to_numpy().sum()) == 0
 
 
+@pytest.mark.fault("F27")
 def test_a_correction_that_came_later_does_not_change_what_was_known(home):
     snapshot = home.lake.folder / lake.snapshot_name(PAIR, DAY)
     ends = end_of_day(home, DAY)
