@@ -138,7 +138,7 @@ def _leftovers(settings: Settings, _: date) -> int:
         newest = Path(probe).stat().st_mtime - hours * 3600
     known = {place.cached / name for place in places if place.is_remote for name in place.names()}
     copies = _files(settings.home / "cache")
-    found = {file for file in copies if file.with_name(file.name.lstrip(".").removesuffix(".etag")) not in known}
+    found = {file for file in copies if file not in known}
     found |= set(_files(settings.home / "scratch", settings.landing.cached, *settings.home.glob("rebuild-*")))
     places_ = [settings.home / name for name in ("data_docs", "profiles", "receipts")]
     places_ += [place.folder for place in places]
