@@ -1,4 +1,4 @@
-"""The steps of the pipeline, as plain functions that know nothing of Airflow."""
+"""The steps of the nightly batch: plain typed functions that run with or without Airflow."""
 
 import os
 
