@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,8 @@ def freeze_service(store: "FeatureStore", use_case: UseCase, model_version: str)
 def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> MaterialiseReport:
     """Bring the snapshot of `as_of` into the online store, for every view that is marked online.
 
-    The interval is that one day, stated explicitly, and never reaches beyond the end of `as_of`.
+    The interval is that one day, stated explicitly, and never reaches beyond the end of `as_of`. A view that holds a
+    later snapshot stays as it is: the online store never goes back in time.
 
     Raises:
         MissingPartition: there is no snapshot of that date.
@@ -108,8 +109,14 @@ def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str)
         start, end = end_of_day(settings, as_of - timedelta(days=1)), end_of_day(settings, as_of)
         with _alone(store):
             store.refresh_registry()
-            views = {view.name: view.batch_source.name for view in _online_views(store, use_case)}
-            store.materialize(start_date=start, end_date=end, feature_views=list(views), disable_event_timestamp=False)
+            views = {
+                view.name: view.batch_source.name
+                for view in _online_views(store, use_case)
+                if not _later_ends(settings, view.batch_source.name, as_of)
+                & {to for _, to in view.materialization_intervals}
+            }
+            if views:
+                store.materialize(start, end, feature_views=list(views), disable_event_timestamp=False)
         tables = set(views.values())
         cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
     return MaterialiseReport(as_of, cost.rows)
@@ -166,6 +173,13 @@ def _online_views(store: "FeatureStore", use_case: UseCase) -> list[Any]:
     """The online views whose source is one of the use case's feature tables."""
     tables = {table.name for table in use_case.feature_tables}
     return [view for view in store.list_feature_views() if view.online and view.batch_source.name in tables]
+
+
+def _later_ends(settings: Settings, table: str, as_of: date) -> set[datetime]:
+    """The ends of the later dates that have a snapshot; other ends are no business date's and count for nothing."""
+    names = settings.lake.names(f"{table}/as_of=")
+    dates = {date.fromisoformat(name.split("/")[1].removeprefix("as_of=")) for name in names}
+    return {end_of_day(settings, day) for day in dates if day > as_of}
 
 
 def _rows_of(settings: Settings, table: str, as_of: date) -> int:

@@ -7,10 +7,12 @@ import pyarrow as pa
 
 from pipelines import lake, registry
 from pipelines.engine import open_core, open_engine
-from pipelines.features import feature_version
+from pipelines.errors import SnapshotRefused
+from pipelines.features import end_of_day, feature_version
 from pipelines.labels import candidates_sql
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.training_set import Vector
 from pipelines.use_case import UseCase
 
@@ -66,7 +68,14 @@ def score(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> Sc
 
 
 def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """Every candidate of a date with all features as columns, ordered by key."""
+    """Every candidate of a date with all features as columns, ordered by key.
+
+    Raises:
+        MissingPartition: the date has no snapshot.
+        SnapshotRefused: a snapshot in the date's place is that of another date.
+    """
+    for table in use_case.feature_tables:
+        _require_fresh(settings, table.name, as_of)
     joins = "".join(
         f" LEFT JOIN (SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM read_parquet("
         f"'{lake.require_snapshot(settings.lake, table.name, as_of)[0]}', hive_partitioning = false))"
@@ -80,6 +89,22 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
     )
     with open_engine(settings) as connection:
         return connection.sql(query).to_arrow_table()
+
+
+def _require_fresh(settings: Settings, table: str, as_of: date) -> None:
+    path, _ = lake.require_snapshot(settings.lake, table, as_of)
+    known_at = end_of_day(settings, as_of)
+    with open_engine(settings) as connection:
+        rows = connection.sql(f"SELECT DISTINCT event_timestamp FROM read_parquet({sql_list([path])})").fetchall()
+    found = {instant for (instant,) in rows}
+    if found - {known_at}:
+        raise SnapshotRefused(
+            "the features are not those of the date",
+            where=f"{table}, as_of={as_of}",
+            expected=f"what was known at {known_at}",
+            found=", ".join(map(str, sorted(found))),
+            remedy=f"nightjar features --date {as_of}",
+        )
 
 
 def cold_start_rows(settings: Settings, use_case: UseCase, as_of: date, known: pa.Table) -> pa.Table:
