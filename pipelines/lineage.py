@@ -76,7 +76,7 @@ def current_snapshot(settings: Settings, use_case: UseCase, as_of: date, run_id:
         (LABELS, [use_case.labels_table], labels.inputs_of, labels.build_labels),
     )
     for kind, tables, inputs_of, build in steps:
-        is_there = all(settings.lake.names(f"{table}/as_of={as_of}/") for table in tables)
+        is_there = all(_is_there(settings, kind, table, as_of) for table in tables)
         if not (is_there and ledger.is_current(settings, use_case, kind, as_of, inputs_of(settings, use_case, as_of))):
             build(settings, use_case, as_of, run_id)
     made = {kind: ledger.newest(settings, use_case, kind, as_of) for kind in (FEATURES, LABELS)}
@@ -160,6 +160,16 @@ def _versions(made: Made, now: Inputs) -> Versions:
         LineageBroken, f"SQL of {', '.join(made.content)}", made.as_of, made.inputs.definition, now.definition
     )
     return now.core_versions if now.files == made.inputs.files else made.inputs.core_versions
+
+
+def _is_there(settings: Settings, kind: str, table: str, as_of: date) -> bool:
+    """Whether the date has its file; beside a Delta table's present files lie those of its old versions."""
+    if kind == FEATURES:
+        return settings.lake.exists(lake.snapshot_name(table, as_of))
+    try:
+        return bool(lake.files_of(settings.lake, table, first=as_of, last=as_of, partition="as_of"))
+    except FileNotFoundError:
+        return False
 
 
 def _snapshot_hash(settings: Settings, table: str, as_of: date) -> str:
