@@ -72,7 +72,11 @@ def features(day: Day, name: Name = DEFAULT) -> None:
 
 
 @app.command()
-def train(day: Day, name: Name = DEFAULT) -> None:
+def train(
+    day: Day,
+    name: Name = DEFAULT,
+    search_minutes: Annotated[float, typer.Option(min=0, help="Time for a search of hyper-parameters")] = 0,
+) -> None:
     """Train on what was known at the end of a date, register the model, and promote it if it deserves it.
 
     Example: nightjar train --date 2017-11-12
@@ -82,7 +86,7 @@ def train(day: Day, name: Name = DEFAULT) -> None:
 
     settings, use_case = _ready(name)
     with _bars() as progress:
-        report = train(settings, use_case, day.date(), CLI_RUN, progress)
+        report = train(settings, use_case, day.date(), CLI_RUN, search_minutes=search_minutes, progress=progress)
     _print_quality(use_case, report.quality)
     _print(promote(settings, use_case, report.model_version, CLI_RUN))
 

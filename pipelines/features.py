@@ -59,8 +59,12 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
 
 def inputs_of(settings: Settings, use_case: UseCase, as_of: date) -> Inputs:
     """What the snapshot of a date would be made from now."""
-    definition = use_case.model_dump_json(include={"base_tables", "feature_tables"}) + settings.business_timezone
-    return ledger.inputs_up_to(settings, as_of, definition)
+    return ledger.inputs_up_to(settings, as_of, definition_of(settings, use_case))
+
+
+def definition_of(settings: Settings, use_case: UseCase) -> str:
+    """What says what the features are."""
+    return use_case.model_dump_json(include={"base_tables", "feature_tables"}) + settings.business_timezone
 
 
 def compute_snapshot(

@@ -31,7 +31,9 @@ class Quality:
     def named(self, top_n: int) -> dict[str, float]:
         """The figures that exist, by their usual names, such as `ndcg_at_10`."""
         return {
-            name.replace("_at_n", f"_at_{top_n}"): value for name, value in asdict(self).items() if value is not None
+            name.replace("_at_n", f"_at_{top_n}"): value
+            for name, value in asdict(self).items()
+            if value is not None and np.isfinite(value)
         }
 
 
@@ -113,6 +115,8 @@ def paired_interval(
     index = ["as_of", use_case.entity]
     pair = lists_of(use_case, ours).merge(lists_of(use_case, theirs), on=index, suffixes=("_ours", "_theirs"))
     gain = (pair[f"{figure}_ours"] - pair[f"{figure}_theirs"]).groupby(pair[use_case.entity]).agg(["sum", "count"])
+    if gain.empty:
+        return Interval(float("nan"), float("nan"), float("nan"))
     sums, counts = gain["sum"].to_numpy(), gain["count"].to_numpy()
     draws = np.random.default_rng(seed).integers(0, len(gain), size=(1000, len(gain)))
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)

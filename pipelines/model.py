@@ -1,10 +1,7 @@
-"""A model: LightGBM's trees, the calibration of their scores, and the features that they expect."""
+"""A model: LightGBM's trees, how their scores are put together and calibrated, and the features that they expect."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import lightgbm
@@ -17,6 +14,15 @@ from pipelines.errors import ArtifactRefused
 from pipelines.training_set import Matrix, Snapshot, Vector, to_matrix
 from pipelines.use_case import TrainingPlan
 
+Flags = NDArray[np.bool_]
+BINARY, RANKER = "binary", "ranker"
+_OBJECTIVES: dict[str, dict[str, Any]] = {
+    BINARY: {"objective": "binary"},
+    # Burges 2010, From RankNet to LambdaRank to LambdaMART; pairs beyond the truncation level are not looked at.
+    RANKER: {"objective": "lambdarank", "lambdarank_truncation_level": 30, "label_gain": [0, 1]},
+}
+_RELIABLE_ROWS, _RELIABLE_GAP, _BINS = 200, 0.03, 20
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -26,69 +32,135 @@ class Calibration:
     intercept: float
 
     @classmethod
-    def fit(cls, log_odds: Vector, positive: NDArray[np.bool_]) -> Self:
-        """The map that fits the labels best."""
+    def fit(cls, log_odds: Vector, positive: Flags) -> Self:
+        """The map that fits the labels best; no change where there is but one class, which the gate refuses."""
+        if positive.all() or not positive.any():
+            return cls(1.0, 0.0)
         fitted = LogisticRegression(C=1e6).fit(log_odds.reshape(-1, 1), positive)
         return cls(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
 
-    def apply(self, log_odds: Vector) -> Vector:
+    def log_odds(self, raw: Vector) -> Vector:
+        """Calibrated log-odds."""
+        return np.asarray(self.slope * raw + self.intercept)
+
+    def apply(self, raw: Vector) -> Vector:
         """Calibrated probabilities."""
-        return np.asarray(1 / (1 + np.exp(-(self.slope * log_odds + self.intercept))))
+        return np.asarray(1 / (1 + np.exp(-self.log_odds(raw))))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Where probabilities can be taken at their word: for each twentieth of [0, 1], whether validation bore it out."""
+
+    is_reliable: tuple[bool, ...]
+
+    @classmethod
+    def fit(cls, probability: Vector, positive: Flags) -> Self:
+        """Reliable is a bin with at least 200 rows whose mean prediction is within .03 of the observed rate."""
+        bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+        rows = np.bincount(bins, minlength=_BINS)
+        gap = np.abs(np.bincount(bins, probability - positive, _BINS)) / np.maximum(rows, 1)
+        return cls(tuple(bool(good) for good in (rows >= _RELIABLE_ROWS) & (gap <= _RELIABLE_GAP)))
+
+    def doubts(self, probability: Vector) -> Flags:
+        """Whether each probability lies where validation does not vouch for it."""
+        bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+        return np.asarray(~np.asarray(self.is_reliable, np.bool_)[bins])
+
+
+@dataclass(frozen=True)
+class Component:
+    """Trees whose raw score counts with `weight`."""
+
+    name: str
+    booster: lightgbm.Booster
+    weight: float
+
+    def raw(self, matrix: Matrix, threads: int) -> Vector:
+        """Unweighted raw scores, one per row."""
+        return np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=threads), np.float64)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each feature adds to a row's log-odds: `base` + the row's sum over `features` is its score's log-odds."""
+
+    features: NDArray[np.float64]
+    base: Vector
 
 
 @dataclass(frozen=True)
 class Model:
-    """Trees and calibration, with the names of the features in the order of the matrix."""
+    """Components and calibration of their weighted sum; the features in the order of the matrix."""
 
-    booster: lightgbm.Booster
+    components: tuple[Component, ...]
     calibration: Calibration
+    reliability: Reliability
     features: tuple[str, ...]
 
     def predict(self, rows: pa.Table, threads: int) -> Vector:
         """Calibrated probabilities of rows that have every feature as a column; taken by name, not by place.
 
         Raises:
-            ArtifactRefused: a feature of the model is not among the columns.
+            ArtifactRefused: a feature of the model is not among the columns, or is no number.
         """
-        missing = [feature for feature in self.features if feature not in rows.column_names]
+        return self.predict_matrix(self._matrix(rows), threads)
+
+    def predict_matrix(self, matrix: Matrix, threads: int) -> Vector:
+        """Calibrated probabilities of a matrix whose columns are the features, in order."""
+        return self.calibration.apply(np.sum([part.weight * part.raw(matrix, threads) for part in self.components], 0))
+
+    def contributions(self, rows: pa.Table, threads: int) -> Contributions:
+        """What each feature adds to each row's log-odds (TreeSHAP, Lundberg et al. 2018)."""
+        matrix = self._matrix(rows)
+        found = np.zeros((len(matrix), len(self.features) + 1))
+        for part in self.components:
+            found += part.weight * np.asarray(part.booster.predict(matrix, pred_contrib=True, num_threads=threads))
+        found *= self.calibration.slope
+        return Contributions(found[:, :-1], found[:, -1] + self.calibration.intercept)
+
+    def _matrix(self, rows: pa.Table) -> Matrix:
+        numbers = {
+            field.name
+            for field in rows.schema
+            if any(test(field.type) for test in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
+        }
+        missing = [feature for feature in self.features if feature not in numbers]
         if missing:
             raise ArtifactRefused(
                 "the rows lack features of the model",
                 where="feature snapshot",
-                expected=", ".join(self.features),
-                found=f"missing: {', '.join(missing)}",
+                expected=f"columns of numbers: {', '.join(self.features)}",
+                found=f"missing, or no numbers: {', '.join(missing)}",
                 remedy="score with features of the model's own version, or train a new model",
             )
-        return self.predict_matrix(to_matrix(rows, self.features), threads)
-
-    def predict_matrix(self, matrix: Matrix, threads: int) -> Vector:
-        """Calibrated probabilities of a matrix whose columns are the features, in order."""
-        return self.calibration.apply(log_odds_of(self.booster, matrix, threads))
-
-
-def log_odds_of(booster: lightgbm.Booster, matrix: Matrix, threads: int) -> Vector:
-    """The trees' raw scores, one per row."""
-    return np.asarray(booster.predict(matrix, raw_score=True, num_threads=threads), np.float64)
+        return to_matrix(rows, self.features)
 
 
 def fit_booster(
-    plan: TrainingPlan, features: Sequence[str], snapshots: Sequence[Snapshot], threads: int
+    plan: TrainingPlan, kind: str, features: Sequence[str], snapshots: Sequence[Snapshot], threads: int
 ) -> lightgbm.Booster:
-    """Trees from the snapshots' rows; equal input gives an equal model text."""
+    """Trees from the snapshots' rows; equal input gives an equal model text.
+
+    A ranker learns from each entity's list of a date as a whole, without weights: the sample of negatives is the
+    same share of every list.
+    """
+    is_ranker = kind == RANKER
+    lists = np.concatenate([_list_lengths(snapshot) for snapshot in snapshots]) if is_ranker else None
     data = lightgbm.Dataset(
         np.concatenate([snapshot.matrix for snapshot in snapshots]),
         label=np.concatenate([snapshot.positive for snapshot in snapshots]).astype(np.float64),
-        weight=np.concatenate([snapshot.weight for snapshot in snapshots]),
+        weight=None if is_ranker else np.concatenate([snapshot.weight for snapshot in snapshots]),
+        group=lists,
         feature_name=list(features),
         free_raw_data=True,
     )
-    return lightgbm.train(booster_parameters(plan, threads), data, num_boost_round=plan.boosting_rounds)
+    return lightgbm.train(booster_parameters(plan, kind, threads), data, num_boost_round=plan.boosting_rounds)
 
 
-def booster_parameters(plan: TrainingPlan, threads: int) -> dict[str, Any]:
+def booster_parameters(plan: TrainingPlan, kind: str, threads: int) -> dict[str, Any]:
     """LightGBM's parameters for a plan."""
-    return {
-        "objective": "binary",
+    return _OBJECTIVES[kind] | {
         "num_leaves": plan.leaves,
         "learning_rate": plan.learning_rate,
         "min_data_in_leaf": plan.min_rows_in_leaf,
@@ -102,50 +174,8 @@ def booster_parameters(plan: TrainingPlan, threads: int) -> dict[str, Any]:
     }
 
 
-def save_contract(model: Model, model_file: Path) -> dict[str, Any]:
-    """What a reader of the model file must know and check: features, calibration and the file's SHA-256."""
-    return {
-        "features": list(model.features),
-        "calibration": {"slope": model.calibration.slope, "intercept": model.calibration.intercept},
-        "model_sha256": file_sha256(model_file),
-    }
-
-
-def load_model(model_file: Path, contract_file: Path, *, contract_sha256: str, where: str) -> Model:
-    """The model, once its contract and its trees are seen to be, byte for byte, the registered ones.
-
-    Raises:
-        ArtifactRefused: a file differs; it is not parsed.
-    """
-    _require_hash(contract_file, contract_sha256, where)
-    contract = json.loads(contract_file.read_text())
-    _require_hash(model_file, contract["model_sha256"], where)
-    booster = lightgbm.Booster(model_file=str(model_file))
-    features = tuple(contract["features"])
-    if tuple(booster.feature_name()) != features:
-        raise ArtifactRefused(
-            "the trees were grown on other features than the contract's",
-            where=where,
-            expected=features,
-            found=tuple(booster.feature_name()),
-            remedy="train and register the model again",
-        )
-    return Model(booster, Calibration(**contract["calibration"]), features)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _require_hash(path: Path, expected: str, where: str) -> None:
-    found = file_sha256(path)
-    if found != expected:
-        raise ArtifactRefused(
-            f"{path.name} is not the registered file",
-            where=where,
-            expected=f"sha256 {expected}",
-            found=f"sha256 {found}",
-            remedy="restore the artefact store, or promote another version",
-        )
+def _list_lengths(snapshot: Snapshot) -> NDArray[np.int64]:
+    """Rows of each entity, in the order of the rows, which are sorted by entity first."""
+    entities = snapshot.entities
+    starts = np.flatnonzero(np.concatenate([[True], entities[1:] != entities[:-1]]))
+    return np.diff(np.append(starts, len(entities)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.cross_validation import Validation
 from pipelines.model import Model
@@ -28,12 +29,18 @@ def plot_calibration(validation: Validation, path: Path) -> None:
     plt.close(figure)
 
 
+def importance(model: Model) -> NDArray[np.float64]:
+    """Share of the trees' gain by feature; the mean over the components."""
+    gains = [part.booster.feature_importance("gain") for part in model.components]
+    return np.asarray(np.mean([gain / max(gain.sum(), 1e-12) for gain in gains], axis=0))
+
+
 def plot_importance(model: Model, path: Path) -> None:
     """The features with the largest share of the trees' gain."""
-    gain = model.booster.feature_importance("gain")
+    gain = importance(model)
     order = np.argsort(gain)[-_SHOWN:]
     figure, axes = plt.subplots(figsize=(7, 7), layout="constrained")
-    axes.barh([model.features[position] for position in order], gain[order] / gain.sum())
+    axes.barh([model.features[position] for position in order], gain[order])
     axes.set(xlabel="share of gain", title="Feature importance")
     figure.savefig(path, dpi=110)
     plt.close(figure)

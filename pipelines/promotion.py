@@ -26,14 +26,14 @@ def promote(settings: Settings, use_case: UseCase, model_version: str, run_id: s
     A version that is champion already stays so.
     """
     version = registry.get_version(settings, use_case, model_version)
-    current = registry.find_champion(settings, use_case)
+    current = registry.find_alias(settings, use_case, registry.CHAMPION)
     if current is not None and current.version == version.version:
         return PromotionReport(version.version, True, "is champion already")
     checks = _checks(use_case, registry.validation_metrics(settings, version))
     failed = [check for check in checks if not check.success]
     is_promoted = not failed
     if is_promoted:
-        registry.make_champion(settings, use_case, version.version)
+        registry.set_alias(settings, use_case, registry.CHAMPION, version.version)
     row = {
         "run_id": run_id,
         "use_case": use_case.name,

@@ -8,19 +8,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipelines.bundle import FOLDER, ModelFacts, read_bundle
 from pipelines.drift import ColumnReference
 from pipelines.errors import ArtifactRefused, EngineFailure, NoChampion
-from pipelines.model import Model, load_model
+from pipelines.model import Model
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 
-CHAMPION = "champion"
-MODEL_FILE, CONTRACT_FILE, REFERENCE_FILE = "model.lgb", "contract.json", "reference.json"
-LINEAGE_FILE = "lineage.json"
-CONTRACT_TAG = "contract_sha256"
+CHAMPION, CHALLENGER = "champion", "challenger"
+REFERENCE_FILE, LINEAGE_FILE, VALIDATION_FILE = "reference.json", "lineage.json", "validation.json"
+BUNDLE_TAG = "bundle_sha256"
 
 
 @dataclass(frozen=True)
@@ -58,66 +59,76 @@ def champion(settings: Settings, use_case: UseCase) -> ModelVersion:
     """The version that carries the alias `champion` now; resolve it once and keep to the number.
 
     Raises:
-        NoChampion: none carries it.
+        NoChampion: none carries it, or the version that does is gone.
     """
-    found = find_champion(settings, use_case)
+    found = find_alias(settings, use_case, CHAMPION)
     if found is None:
         raise NoChampion(
             "no model version is champion",
             where=f"registered model {use_case.name}, alias {CHAMPION}",
-            remedy=f"nightjar train --use-case {use_case.name} --date YYYY-MM-DD",
+            remedy=f"nightjar train --use-case {use_case.name} --date YYYY-MM-DD, or nightjar rollback",
         )
     return found
 
 
-def find_champion(settings: Settings, use_case: UseCase) -> ModelVersion | None:
-    """The champion, or none."""
+def find_alias(settings: Settings, use_case: UseCase, alias: str) -> ModelVersion | None:
+    """The version that carries an alias, or none; none too when the alias points to a version that was deleted."""
+    from mlflow.exceptions import MlflowException
+
     client = open_registry(settings)
-    with _reaching(settings):
+    with reaching(settings):
         model = next(iter(client.search_registered_models(f"name = '{use_case.name}'")), None)
-        if model is None or CHAMPION not in model.aliases:
+        if model is None or alias not in model.aliases:
             return None
-    return get_version(settings, use_case, str(model.aliases[CHAMPION]))
+        try:
+            return _as_version(client.get_model_version(use_case.name, str(model.aliases[alias])))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+
+def set_alias(settings: Settings, use_case: UseCase, alias: str, version: str | None) -> None:
+    """Move an alias to the version, or take it away."""
+    client = open_registry(settings)
+    with reaching(settings):
+        if version is None:
+            client.delete_registered_model_alias(use_case.name, alias)
+        else:
+            client.set_registered_model_alias(use_case.name, alias, version)
 
 
 def get_version(settings: Settings, use_case: UseCase, version: str) -> ModelVersion:
     """A registered version by its number."""
-    with _reaching(settings):
-        found = open_registry(settings).get_model_version(use_case.name, version)
-    return ModelVersion(str(found.version), found.run_id, dict(found.tags))
-
-
-def make_champion(settings: Settings, use_case: UseCase, version: str) -> None:
-    """Move the alias `champion` to the version."""
-    with _reaching(settings):
-        open_registry(settings).set_registered_model_alias(use_case.name, CHAMPION, version)
+    with reaching(settings):
+        return _as_version(open_registry(settings).get_model_version(use_case.name, version))
 
 
 def validation_metrics(settings: Settings, version: ModelVersion) -> dict[str, float]:
     """Metrics that the version's training run logged, by name."""
-    with _reaching(settings):
+    with reaching(settings):
         return dict(open_registry(settings).get_run(version.mlflow_run_id).data.metrics)
 
 
 def validation_parameters(settings: Settings, version: ModelVersion) -> dict[str, str]:
     """Parameters that the version's training run logged, by name."""
-    with _reaching(settings):
+    with reaching(settings):
         return dict(open_registry(settings).get_run(version.mlflow_run_id).data.params)
 
 
-def load(settings: Settings, use_case: UseCase, version: ModelVersion) -> Model:
-    """The version's model, once its files are seen to be the registered ones.
+def load(settings: Settings, use_case: UseCase, version: ModelVersion) -> tuple[Model, ModelFacts]:
+    """The version's model and what is known of it, once its files are seen to be the signed ones.
 
     Raises:
-        ArtifactRefused: a file is missing or differs from what was registered.
+        ArtifactRefused: a file is missing or differs from what was signed for this version.
     """
-    where = f"model {use_case.name}, version {version.version}"
-    with _reaching(settings):
-        stored = open_registry(settings).get_model_version_download_uri(use_case.name, version.version)
-    with TemporaryDirectory() as folder:
-        model_file = _fetch(settings, f"{stored}/{MODEL_FILE}", Path(folder), where)
-        contract = _fetch(settings, f"runs:/{version.mlflow_run_id}/{CONTRACT_FILE}", Path(folder), where)
-        return load_model(model_file, contract, contract_sha256=version.tags[CONTRACT_TAG], where=where)
+    return read_bundle(
+        settings,
+        use_case,
+        lambda name: fetch(settings, use_case, version, f"{FOLDER}/{name}"),
+        f"model {use_case.name}, version {version.version}",
+        version.tags.get(BUNDLE_TAG, "none"),
+    )
 
 
 def load_reference(settings: Settings, use_case: UseCase, version: ModelVersion) -> dict[str, ColumnReference]:
@@ -129,34 +140,40 @@ def load_reference(settings: Settings, use_case: UseCase, version: ModelVersion)
 
 
 def read_file(settings: Settings, use_case: UseCase, version: ModelVersion, name: str) -> str:
-    """Text of a file that the version's training run left.
+    """Text of a file that the version's training run left; ArtifactRefused where it cannot be read."""
+    return fetch(settings, use_case, version, name).decode()
+
+
+def fetch(settings: Settings, use_case: UseCase, version: ModelVersion, name: str) -> bytes:
+    """A file that the version's training run left.
 
     Raises:
         ArtifactRefused: it is missing or cannot be read.
     """
-    where = f"model {use_case.name}, version {version.version}"
-    with TemporaryDirectory() as folder:
-        return _fetch(settings, f"runs:/{version.mlflow_run_id}/{name}", Path(folder), where).read_text()
-
-
-def _fetch(settings: Settings, uri: str, folder: Path, where: str) -> Path:
     open_registry(settings)
     import mlflow
 
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except (OSError, mlflow.exceptions.MlflowException) as error:
-        raise ArtifactRefused(
-            "a file of the model cannot be read",
-            where=where,
-            expected=uri,
-            found=error,
-            remedy="restore the artefact store, or promote another version",
-        ) from error
+    uri = f"runs:/{version.mlflow_run_id}/{name}"
+    with TemporaryDirectory() as folder:
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)).read_bytes()
+        except (OSError, mlflow.exceptions.MlflowException) as error:
+            raise ArtifactRefused(
+                "a file of the model cannot be read",
+                where=f"model {use_case.name}, version {version.version}",
+                expected=uri,
+                found=error,
+                remedy="restore the artefact store, or roll back to another version",
+            ) from error
+
+
+def _as_version(found: "RegisteredVersion") -> ModelVersion:
+    return ModelVersion(str(found.version), str(found.run_id), dict(found.tags))
 
 
 @contextmanager
-def _reaching(settings: Settings) -> Iterator[None]:
+def reaching(settings: Settings) -> Iterator[None]:
+    """A block in which an error of the registry is an EngineFailure."""
     import mlflow
 
     try:

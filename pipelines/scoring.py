@@ -41,7 +41,7 @@ def score(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> Sc
     """
     with measured(settings, use_case.scores_table, str(as_of), run_id) as cost:
         version = registry.champion(settings, use_case)
-        model = registry.load(settings, use_case, version)
+        model, _ = registry.load(settings, use_case, version)
         features = candidate_features(settings, use_case, as_of)
         probability = model.predict(features, settings.threads)
         snapshot_version = feature_version(settings, use_case, as_of)

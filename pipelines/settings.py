@@ -5,7 +5,7 @@ import os
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -40,6 +40,18 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Secret of 32 characters or more; household ids are stored as its keyed hashes",
     )
+    verify_key: str = Field(
+        "", pattern="^([0-9a-f]{64})?$", description="Public key of signing_key, where models are only read"
+    )
+    signing_key: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="Secret of 32 characters or more; models are signed at registration with the key derived from it",
+    )
+    promotion: Literal["automatic", "approval"] = Field(
+        "automatic", description="Whether a challenger that passes the gate is promoted at once or waits for a person"
+    )
+    approval_timeout_hours: float = Field(48, gt=0, le=720, description="Hours without an answer that mean no")
     warehouse_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder")
     mlflow_tracking_uri: str = Field("", description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
@@ -75,13 +87,14 @@ class Settings(BaseSettings):
             raise ValueError("not a name of the IANA time zone database, such as America/New_York")
         return value
 
-    @field_validator("pseudonym_key")
+    @field_validator("pseudonym_key", "signing_key")
     @classmethod
     def _is_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         key = value.get_secret_value()
-        if not info.data.get("demo") and (len(key) < _SHORTEST_KEY or key == DEMO_KEY):
+        only_reads = info.field_name == "signing_key" and not key and info.data.get("verify_key")
+        if not info.data.get("demo") and not only_reads and (len(key) < _SHORTEST_KEY or key == DEMO_KEY):
             raise ValueError(
-                f"household ids need a secret of {_SHORTEST_KEY} characters or more; "
+                f"a secret of {_SHORTEST_KEY} characters or more is needed; "
                 f"{PREFIX}DEMO=true takes a known one, for a look at public data"
             )
         return value
@@ -110,6 +123,12 @@ class Settings(BaseSettings):
     def key(self) -> bytes:
         """The secret of the pseudonyms."""
         return (self.pseudonym_key.get_secret_value() or DEMO_KEY).encode()
+
+    @property
+    def signing_secret(self) -> bytes:
+        """The secret of the models' signatures; empty where models are only read."""
+        known = DEMO_KEY if self.demo and not self.verify_key else ""
+        return (self.signing_key.get_secret_value() or known).encode()
 
     @property
     def feast_home(self) -> Path:
@@ -163,7 +182,7 @@ def _named(problem: Any) -> InvalidSetting:
     field = str(problem["loc"][0]) if problem["loc"] else "?"
     description = Settings.model_fields[field].description if field in Settings.model_fields else ""
     shown = repr(problem.get("input"))
-    if field == "pseudonym_key":
+    if field in ("pseudonym_key", "signing_key"):
         shown = f"{len(problem['input'])} characters" if isinstance(problem["input"], str) else "no value"
     return InvalidSetting(
         str(problem["msg"]),

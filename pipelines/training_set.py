@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,16 +36,22 @@ class Snapshot:
     as_of: date
     rows: pa.Table
     matrix: Matrix
+    entity: str
 
     def sampled(self) -> "Snapshot":
         """The rows that training uses: every positive and the sampled negatives."""
         keep = self.rows.column("is_sampled")
-        return Snapshot(self.as_of, self.rows.filter(keep), self.matrix[keep.to_numpy()])
+        return Snapshot(self.as_of, self.rows.filter(keep), self.matrix[keep.to_numpy()], self.entity)
 
     @cached_property
     def positive(self) -> NDArray[np.bool_]:
         """Labels, one per row."""
         return np.asarray(self.rows.column("is_positive").to_numpy())
+
+    @cached_property
+    def entities(self) -> NDArray[Any]:
+        """Whose list each row is on."""
+        return np.asarray(self.rows.column(self.entity).to_numpy())
 
     @cached_property
     def weight(self) -> Vector:
@@ -54,9 +60,10 @@ class Snapshot:
 
 
 def snapshot_dates(use_case: UseCase, as_of: date) -> list[date]:
-    """Dates of the training snapshots whose labels are known at the end of `as_of`, ascending."""
+    """Dates of the training snapshots, ascending: all but the `holdout` newest whose labels are known at `as_of`."""
     newest, plan = last_mature(use_case, as_of), use_case.training
-    return [newest - timedelta(days=plan.snapshot_every_days * back) for back in reversed(range(plan.snapshots))]
+    steps = reversed(range(plan.holdout, plan.holdout + plan.snapshots))
+    return [newest - timedelta(days=plan.snapshot_every_days * back) for back in steps]
 
 
 def load_snapshot(
@@ -80,7 +87,9 @@ def load_snapshot(
         keys = ", ".join(use_case.keys)
         both = connection.sql(f"SELECT * FROM labelled JOIN joined USING ({keys}) ORDER BY {keys}").to_arrow_table()
     scored = with_rules(settings, use_case, both)
-    return Snapshot(as_of, scored.drop_columns(list(use_case.features)), to_matrix(both, use_case.features))
+    return Snapshot(
+        as_of, scored.drop_columns(list(use_case.features)), to_matrix(both, use_case.features), use_case.entity
+    )
 
 
 def labelled_candidates(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:

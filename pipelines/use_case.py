@@ -51,11 +51,20 @@ class SimpleRule(_Frozen):
     expression: str
 
 
+class Reason(_Frozen):
+    """A group of features that one sentence explains; `words` is SQL over the features that gives the sentence."""
+
+    name: str
+    features: tuple[str, ...] = Field(min_length=1)
+    words: str
+
+
 class TrainingPlan(_Frozen):
     """How a model of the use case is trained; days and weeks count back from the training date."""
 
     snapshots: int = Field(12, ge=3, description="Number of snapshots in a training set")
     snapshot_every_days: int = Field(7, ge=1)
+    holdout: int = Field(2, ge=1, description="Newest snapshots with labels, kept from training for the gate")
     folds: int = Field(3, ge=1, description="Validation folds, the newest snapshots, in time order")
     negative_keep_share: float = Field(0.2, gt=0, le=1, description="Share of negatives kept, weighted 1/share")
     boosting_rounds: int = Field(200, ge=1, le=5000)
@@ -64,7 +73,25 @@ class TrainingPlan(_Frozen):
     min_rows_in_leaf: int = Field(300, ge=1)
     feature_share: float = Field(0.5, gt=0, le=1)
     l2: float = Field(20.0, ge=0)
+    ranker_weight: float = Field(2.0, gt=0, description="Of the ranker in the blend; the classifier weighs 1")
     seed: int = 20170101
+
+
+class GatePolicy(_Frozen):
+    """What a challenger must hold to become champion; all shares and errors between 0 and 1."""
+
+    min_training_rows: int = Field(10_000, ge=1)
+    min_positive_share: float = Field(0.001, ge=0, lt=1, description="Of training rows; and of negatives likewise")
+    max_ndcg_loss: float = Field(0.002, ge=0, lt=1, description="Against the champion, lower end of the interval")
+    max_calibration_error: float = Field(0.02, gt=0, lt=1)
+    max_calibration_error_rise: float = Field(0.005, ge=0, lt=1, description="Against the champion")
+    max_rate_error: float = Field(0.2, gt=0, description="Of the mean score, as a share of the observed rate")
+    max_slice_auc_loss: float = Field(0.02, ge=0, lt=1, description="Against champion, or best rule without one")
+    max_slice_rate_gap: float = Field(0.02, gt=0, lt=1, description="Mean score less observed rate in a slice")
+    min_slice_positives: int = Field(200, ge=1, description="A slice with fewer positives is not judged")
+    max_score_shift: float = Field(0.25, gt=0, description="Population stability index of the scores, to champion")
+    max_item_share_rise: float = Field(0.1, gt=0, le=1, description="Of the lists that an item is in")
+    max_cost_ratio: float = Field(5, gt=1, description="Of the CPU time of training, and of scoring, to champion")
 
 
 class RetrainPolicy(_Frozen):
@@ -94,7 +121,10 @@ class UseCase(_Frozen):
 
     `positives_sql` gives the events of the core tables between `$first_date` and `$last_date`, one row per entity
     and item, with `value_usd`. `active_sql` gives the entities that must have a published row as of `$as_of`,
-    `popular_sql` the items for entities without a candidate, with `probability`.
+    `popular_sql` the items, with `probability`, that fill lists which candidates leave short; by `segment` where an
+    entity's is known, else those of segment null. `segments_sql` gives for each entity its value in each dimension
+    (a column of text each) as of `$as_of`; the first dimension is the segment, all are slices that the gate judges.
+    `slices` are further ones: SQL conditions over the features. `baseline_rule` scores where no model can.
     The candidates are the rows of `feature_tables[0]` whose item is not in `excluded_items`.
     """
 
@@ -113,8 +143,13 @@ class UseCase(_Frozen):
     active_sql: str
     popular_sql: str
     excluded_items: tuple[str, ...] = ()
+    segments_sql: str = ""
+    slices: dict[str, str] = {}
     rules: tuple[SimpleRule, ...] = Field(min_length=1)
+    baseline_rule: str
+    reasons: tuple[Reason, ...] = ()
     training: TrainingPlan = TrainingPlan()
+    gate: GatePolicy = GatePolicy()
     retraining: RetrainPolicy = RetrainPolicy()
     kpis: tuple[Kpi, ...] = ()
     expectations_module: str
@@ -130,6 +165,11 @@ class UseCase(_Frozen):
         for table in self.feature_tables[1:]:
             if not set(table.keys) < {self.entity, self.item}:
                 raise ValueError(f"{table.name}: its keys must be part of (entity, item)")
+        unknown = {name for reason in self.reasons for name in reason.features} - set(self.features)
+        if unknown:
+            raise ValueError(f"reasons name features that do not exist: {', '.join(sorted(unknown))}")
+        if self.baseline_rule not in [rule.name for rule in self.rules]:
+            raise ValueError(f"baseline_rule: no simple rule is named {self.baseline_rule}")
         if self.training.folds >= self.training.snapshots:
             raise ValueError("training.folds must be below training.snapshots: the oldest is only trained on")
         return self

@@ -30,7 +30,7 @@ def run_chain(settings):
     land(settings, FIRST, NIGHT)
     ingest(settings, FIRST, NIGHT, "test")
     version = train(settings, USE_CASE, TRAINED, "test").model_version
-    registry.make_champion(settings, USE_CASE, version)
+    registry.set_alias(settings, USE_CASE, registry.CHAMPION, version)
     build_features(settings, USE_CASE, NIGHT, "test")
     return score_and_publish(settings)
 

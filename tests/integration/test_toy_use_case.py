@@ -77,10 +77,10 @@ def rows_of(home, table, **where):
 def test_training_registers_a_version_that_beats_the_simple_rules(home, toy, trained):
     version = registry.get_version(home, toy, trained.model_version)
 
-    assert set(trained.quality) == {"model", "recency", "spend"}
+    assert set(trained.quality) == {"binary", "ranker", "blend", "recency", "spend"}
     assert trained.beats_best_rule
     assert trained.gain["low"] > 0
-    assert registry.load(home, toy, version).features == toy.features
+    assert registry.load(home, toy, version)[0].features == toy.features
     assert registry.validation_parameters(home, version)["as_of"] == str(TRAINED)
     services = {service.name for service in open_store(home, toy).list_feature_services()}
     assert services == {"toy_visits", f"toy_visits__v{trained.model_version}"}

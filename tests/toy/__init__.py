@@ -3,7 +3,7 @@
 No shared code knows of it. It is registered with `NIGHTJAR_USE_CASES=toy` where `tests/` is on `PYTHONPATH`.
 """
 
-from pipelines.use_case import BaseTable, FeatureTable, Kpi, SimpleRule, TrainingPlan, UseCase
+from pipelines.use_case import BaseTable, FeatureTable, Kpi, Reason, SimpleRule, TrainingPlan, UseCase
 
 BASE = BaseTable(
     name="toy_trips",
@@ -55,6 +55,20 @@ USE_CASE = UseCase(
         SimpleRule(name="recency", expression="-days_since_visit"),
         SimpleRule(name="spend", expression="spend_usd_84d"),
     ),
+    baseline_rule="spend",
+    reasons=(
+        Reason(
+            name="visits",
+            features=("visits_28d", "visits_84d"),
+            words="format('visited {} times in 12 weeks', visits_84d)",
+        ),
+        Reason(
+            name="last visit",
+            features=("days_since_visit",),
+            words="format('last visit {} days ago', days_since_visit)",
+        ),
+    ),
+    slices={"lapsed": "days_since_visit >= 28"},
     training=TrainingPlan(
         snapshots=4, folds=1, negative_keep_share=1.0, boosting_rounds=20, min_rows_in_leaf=20, learning_rate=0.2
     ),

@@ -47,6 +47,7 @@ SHOP = UseCase(
         SimpleRule(name="frequency", expression="purchases"),
         SimpleRule(name="thrift", expression="-spend_usd"),
     ),
+    baseline_rule="frequency",
     kpis=(Kpi(name="lines", meaning="Lines", unit="lines", sql="SELECT count(*) FROM core__transactions"),),
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",

@@ -3,6 +3,7 @@
 from pipelines.use_case import SimpleRule, UseCase
 from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGORY, EXCLUDED, HOUSEHOLD, PAIR
 from pipelines.use_cases.category_propensity.kpis import KPIS
+from pipelines.use_cases.category_propensity.reasons import POPULAR_SQL, REASONS, SEGMENTS_SQL, SLICES
 
 USE_CASE = UseCase(
     name="category_propensity",
@@ -23,15 +24,10 @@ USE_CASE = UseCase(
         GROUP BY ALL
     """,
     active_sql="SELECT DISTINCT household_id FROM core__transactions WHERE business_date > $as_of - 84",
-    popular_sql="""
-        SELECT product_category,
-               count(DISTINCT household_id) / (
-                   SELECT count(DISTINCT household_id) FROM core__transactions WHERE business_date > $as_of - 84
-               ) AS probability
-        FROM core__transactions JOIN core__products USING (product_id)
-        WHERE core__transactions.business_date > $as_of - 7 AND product_category IS NOT NULL
-        GROUP BY ALL
-    """,
+    popular_sql=POPULAR_SQL,
+    segments_sql=SEGMENTS_SQL,
+    slices=SLICES,
+    reasons=REASONS,
     rules=(
         SimpleRule(name="popularity", expression="category_buyers_84d"),
         SimpleRule(name="recency", expression="-days_since_purchase"),
@@ -46,6 +42,7 @@ USE_CASE = UseCase(
             expression="purchase_days_decayed_180d + 0.5 * ln(category_buyers_84d + 1)",
         ),
     ),
+    baseline_rule="frequency_180d_popularity",
     kpis=KPIS,
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
