@@ -256,7 +256,7 @@ def score_shift(reference: Vector, scores: Vector) -> float:
 def _item_shares(use_case: UseCase, evidence: Evidence, name: str) -> dict[str, float]:
     """Share of the lists (one per entity and date) that each item is on."""
     query = f"""
-        SELECT {use_case.item}::VARCHAR AS item, count(*) / 
+        SELECT {use_case.item}::VARCHAR AS item, count(*) /
                (SELECT count(DISTINCT (as_of, {use_case.entity})) FROM rows)
         FROM (
             SELECT *, row_number() OVER (
