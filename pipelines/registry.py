@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-REFERENCE_FILE, LINEAGE_FILE, VALIDATION_FILE = "reference.json", "lineage.json", "validation.json"
+REFERENCE_FILE, LINEAGE_FILE = "reference.json", "lineage.json"
+VALIDATION_FILE, GATE_FILE = "validation.json", "gate.json"
 BUNDLE_TAG = "bundle_sha256"
 
 
