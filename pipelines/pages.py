@@ -15,7 +15,8 @@ h5 { font-size: 1.05rem; margin: 1rem 0 0 } h6 { margin: .5rem 0 0 } .badge { ba
 border-radius: .3em } .text-danger { color: #d33 } .text-success { color: #2a8f4a } .fas { font-style: normal }
 .fa-times::before { content: "✘ fails" } .fa-check-circle::before { content: "✔ holds" } a { color: #3478d4 }
 .fa-exclamation-triangle::before { content: "⚠" } .empty { border: 1px dashed #8888; padding: 2rem }
-img { max-width: 100%; background: #fff } @media (max-width: 45rem) { table { display: block; overflow-x: auto } }"""
+p { overflow-wrap: anywhere } img { max-width: 100%; background: #fff }
+@media (max-width: 45rem) { table { display: block; overflow-x: auto } }"""
 
 
 def page_path(home: Path, kind: str, subject: str, first: date, last: date | None = None) -> Path:

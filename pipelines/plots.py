@@ -50,7 +50,7 @@ def plot_importance(model: Model, path: Path) -> None:
 def plot_slices(slices: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """How well lists are ordered in each slice, and how far the mean score is from the observed rate."""
     names = list(slices)[::-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1 + 0.3 * len(names)), layout="constrained", sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1.5 + 0.3 * len(names)), layout="constrained", sharey=True)
     left.barh(range(len(names)), [slices[name]["ndcg"] for name in names])
     left.set_yticks(range(len(names)), names, parse_math=False)
     left.set(xlabel="NDCG")
