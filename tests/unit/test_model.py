@@ -56,22 +56,27 @@ def validation(snapshots):
 @pytest.fixture(scope="module")
 def model(snapshots, validation):
     components = fit_components(USE_CASE, models_of(PLAN)["blend"], snapshots, 1)
-    return Model(components, validation.calibration, validation.reliability, USE_CASE.features)
+    return Model(components, validation.calibration, validation.reliability, USE_CASE.features, "household_id")
 
 
 def features(snapshot):
-    return pa.table({name: snapshot.matrix[:, place] for place, name in enumerate(USE_CASE.features)})
+    columns = {name: snapshot.matrix[:, place] for place, name in enumerate(USE_CASE.features)}
+    return pa.table({"household_id": snapshot.entities, **columns})
 
 
 def test_calibration_gives_the_rate_that_was_observed():
-    # Of the rows with log-odds 0 a quarter is positive, of those with log-odds 2 three quarters.
-    log_odds = np.repeat([0.0, 2.0], 4)
-    positive = np.array([1, 0, 0, 0, 1, 1, 1, 0], bool)
-    assert Calibration.fit(log_odds, positive).apply(np.array([0.0, 2.0])) == pytest.approx([0.25, 0.75], abs=1e-3)
+    # On lists of level 0, of the rows one below the mean a quarter is positive, of those one above three quarters.
+    # On lists of level 1 it is a tenth and, with the same odds ratio of 9, a half.
+    within, level = np.repeat([-1.0, 1.0, -1.0, 1.0], 20), np.repeat([0.0, 1.0], 40)
+    positive = np.concatenate([np.arange(20) < positives for positives in (5, 15, 2, 10)])
+    found = Calibration.fit(np.stack([within, level], axis=1), positive)
+    assert found.apply(np.array([[-1.0, 0.0], [1.0, 0.0], [-1, 1], [1, 1]])) == pytest.approx(
+        [0.25, 0.75, 0.1, 0.5], abs=1e-3
+    )
 
 
 def test_calibration_on_one_class_changes_nothing():
-    assert Calibration.fit(np.zeros(3), np.ones(3, bool)) == Calibration(1.0, 0.0)
+    assert Calibration.fit(np.zeros((3, 2)), np.ones(3, bool)) == Calibration(1.0, 1.0, 0.0)
 
 
 def test_a_probability_is_doubted_where_validation_saw_another_rate_or_too_few_rows():
@@ -83,11 +88,13 @@ def test_a_probability_is_doubted_where_validation_saw_another_rate_or_too_few_r
 
 def test_contributions_add_up_to_the_log_odds_of_the_score(snapshots, model):
     rows = features(snapshots[0])
-    probability, found = model.predict(rows, 1), model.contributions(rows, 1)
+    picked = np.array([0, 7, 8, 299])
+    probability, found = model.predict(rows, 1)[picked], model.contributions(rows, picked, 1)
 
-    assert found.features.shape == (rows.num_rows, 2)
+    assert found.features.shape == (4, 2)
     told = found.base + found.features.sum(axis=1)
     assert np.abs(told - np.log(probability / (1 - probability))).max() < 1e-6
+    found = model.contributions(rows, np.arange(rows.num_rows), 1)
     assert np.abs(found.features[:, 0]).mean() > np.abs(found.features[:, 1]).mean()
 
 
@@ -113,7 +120,7 @@ def test_all_candidates_compete_on_the_same_rows_and_the_best_is_chosen(validati
     assert validation.overall[validation.chosen].ndcg_at_n == max(models.values())
     assert validation.best_rule == "frequency"
     assert len(validation.per_fold) == 2
-    assert len(validation.probabilities) == len(validation.positive) == 2 * HOUSEHOLDS * ITEMS
+    assert sum(map(len, validation.probabilities)) == len(validation.positive) == 2 * HOUSEHOLDS * ITEMS
 
 
 def test_equal_input_gives_equal_trees(snapshots):
