@@ -135,16 +135,25 @@ def backtest(
     first: First,
     last: Last,
     name: Name = DEFAULT,
+    retrain_weeks: Annotated[int, typer.Option(min=0, help="Train again every so many weeks; 0: never")] = 0,
 ) -> None:
     """Train at one date, score later ones a week apart, and compare with the simple rules; nothing is published.
 
     Example: nightjar backtest --train-date 2017-11-12 --from 2017-11-19 --to 2017-12-24
+
+    Walk forward, a new champion every 4 weeks:
+    nightjar backtest --train-date 2017-07-16 --from 2017-07-16 --to 2017-12-24 --retrain-weeks 4
     """
-    from pipelines.backtest import backtest, weekly
+    from pipelines import backtest
 
     settings, use_case = _ready(name)
+    dates = backtest.weekly(first.date(), last.date())
     with _bars() as progress:
-        report = backtest(settings, use_case, train_date.date(), weekly(first.date(), last.date()), progress)
+        if retrain_weeks:
+            champions = backtest.served(train_date.date(), dates, retrain_weeks)
+            typer.echo(backtest.as_markdown(use_case, backtest.walk_forward(settings, use_case, champions, progress)))
+            return
+        report = backtest.backtest(settings, use_case, train_date.date(), dates, progress)
     _print_quality(use_case, {model: found.named(use_case.top_n) for model, found in report.quality.items()})
     gain = report.gain
     console.print(

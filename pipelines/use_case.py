@@ -154,6 +154,7 @@ class UseCase(_Frozen):
     kpis: tuple[Kpi, ...] = ()
     expectations_module: str
     feature_module: str
+    data_notice: str = Field("", description="Where the data comes from and under what licence, for the model card")
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:

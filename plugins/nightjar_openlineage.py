@@ -42,6 +42,7 @@ def _of_use_case(use_case: UseCase) -> Edges:
         "build_features": (core, features),
         "materialise_features": (features, _tables("online", [table.name for table in use_case.feature_tables])),
         "train_model": (core, [*features, *labels, *model]),
+        "write_model_card": ([*features, *labels, *model], model),
         "promote_model": (model, [*model, *_tables("warehouse", ["ops__promotion_log"])]),
         "score_candidates": ([*core, *features, *model], scored),
         "score_challenger": ([*core, *features, *model], scored),
