@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from rich.table import Table
 
 from pipelines import warehouse
 from pipelines.champion import RULE_PREFIX, load_version
-from pipelines.engine import open_core, open_engine
+from pipelines.engine import open_core
 from pipelines.errors import NotPublished, SnapshotRefused
 from pipelines.fallback import COLD_START
 from pipelines.features import feature_version
@@ -27,7 +28,8 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Explanation:
-    """A published row, and how its score's log-odds come about: `base` and what each feature adds.
+    """A published row, and how its score's log-odds come about: `base`, which has the rest of the list, and what each
+    feature adds.
 
     `features` has value and contribution by name, the largest first; `groups` the sums by group of reasons. For rows
     that no model scored there are none of these. `history` has the worth of each of the past 12 weeks' purchases, US$,
@@ -56,13 +58,14 @@ def explain(settings: Settings, use_case: UseCase, score_date: date, entity: int
         return Explanation(row, None, None, {}, {}, history)
     where = f"{use_case.feature_tables[0].name}, as_of={score_date}"
     _require(where, row["feature_version"], feature_version(settings, use_case, score_date))
-    features = _features(settings, use_case, score_date, entity, item)
-    found = load_version(settings, use_case, row["model_version"]).contributions(features, settings.threads)
+    features, place = _list_of(settings, use_case, score_date, entity, item)
+    model = load_version(settings, use_case, row["model_version"])
+    found = model.contributions(features, np.array([place]), settings.threads)
     log_odds = float(np.log(row["score"]) - np.log1p(-row["score"]))
     total = float(found.base[0] + found.features[0].sum())
     if abs(total - log_odds) > _TOLERANCE:
         _require(where, f"log-odds {log_odds}", f"log-odds {total}")
-    values = {name: features.column(name)[0].as_py() for name in use_case.features}
+    values = {name: features.column(name)[place].as_py() for name in use_case.features}
     added = dict(zip(use_case.features, map(float, found.features[0]), strict=True))
     order = sorted(added, key=lambda name: -abs(added[name]))
     sums = map(float, group_sums(use_case, found)[0])
@@ -119,11 +122,10 @@ def _published(settings: Settings, use_case: UseCase, score_date: date, entity: 
     return found[0]
 
 
-def _features(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> pa.Table:
-    with open_engine(settings) as connection:
-        connection.register("candidates", candidate_features(settings, use_case, score_date))
-        query = f"SELECT * FROM candidates WHERE {use_case.entity} = $entity AND {use_case.item}::VARCHAR = $item"
-        return connection.sql(query, params={"entity": entity, "item": item}).to_arrow_table()
+def _list_of(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> tuple[pa.Table, int]:
+    """The entity's candidates with their features, and the place of the item among them."""
+    rows = candidate_features(settings, use_case, score_date).filter(pc.field(use_case.entity) == entity)
+    return rows, [str(one) for one in rows.column(use_case.item).to_pylist()].index(item)
 
 
 def _history(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> dict[date, float]:

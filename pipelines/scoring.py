@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import lake, registry
@@ -161,12 +162,12 @@ def _by_model(settings: Settings, use_case: UseCase, features: pa.Table, model: 
     probability = model.predict(features, settings.threads)
     scored = features.select(list(use_case.keys)).append_column("score", pa.array(probability, pa.float64()))
     scored = scored.append_column("is_low_confidence", pa.array(model.reliability.doubts(probability)))
+    ranked = rank_candidates(settings, use_case, scored.append_column("row", pa.array(np.arange(len(probability)))))
+    picked = np.sort(ranked.filter(pc.field("rank") <= use_case.top_n).column("row").to_numpy())
+    found = model.contributions(features, picked, settings.threads)
+    reasons = add_reasons(settings, use_case, features.take(pa.array(picked)), found)
     with open_engine(settings) as connection:
-        connection.register("features", features)
-        connection.register("ranked", rank_candidates(settings, use_case, scored))
-        listed = f"SELECT features.* FROM features JOIN ranked USING ({keys}) WHERE rank <= {use_case.top_n}"
-        published = connection.sql(f"{listed} ORDER BY {keys}").to_arrow_table()
-        reasons = add_reasons(settings, use_case, published, model.contributions(published, settings.threads))
+        connection.register("ranked", ranked.drop_columns("row"))
         connection.register("reasons", reasons)
         return connection.sql(
             f"SELECT ranked.*, '{source}' AS score_source, {', '.join(REASONS)} "
