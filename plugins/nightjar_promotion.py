@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import XComArg, get_current_context, task
+from airflow.sdk import Param, XComArg, get_current_context, task
 
 from nightjar_dags import plain, skip_unless
 from pipelines.settings import Settings
@@ -78,6 +78,7 @@ def _ask(settings: Settings, judged: XComArg) -> XComArg:
         body=judged["body"],
         options=[APPROVE, REJECT],
         defaults=REJECT,
+        params={"reason": Param("", "Why; it is kept.", title="Reason", type="string", maxLength=500)},
         response_timeout=timedelta(hours=settings.approval_timeout_hours),
         pre_execute=skip_if_refused,
         doc_md="Wait for somebody other than the trainer to read the evidence and answer; silence means no.",
