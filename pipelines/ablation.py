@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import feature_store
-from pipelines.cross_validation import models_of, weighted
+from pipelines.cross_validation import models_of
 from pipelines.labels import last_mature
 from pipelines.lineage import Lineage
 from pipelines.metrics import paired_interval, quality
-from pipelines.model import fit_booster
+from pipelines.model import fit_booster, weighted
 from pipelines.settings import Settings
 from pipelines.training_set import Snapshot, load_snapshot, missed_positives, scored_table
 from pipelines.use_case import UseCase

@@ -119,7 +119,7 @@ def read_bundle(
     if features != use_case.features or {feature.type for feature in facts.features} != {"float32"}:
         raise _refusal("the features are not the use case's, in their order", where, use_case.features, features)
     components = tuple(_read_trees(fetch, part, features, where) for part in facts.components)
-    return Model(components, facts.calibration, facts.reliability, features), facts
+    return Model(components, facts.calibration, facts.reliability, features, use_case.entity), facts
 
 
 def feature_definition(settings: Settings, use_case: UseCase) -> str:

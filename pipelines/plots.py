@@ -18,8 +18,9 @@ _BINS, _SHOWN = 20, 25
 
 def plot_calibration(validation: Validation, path: Path) -> None:
     """Predicted against observed rate, out of fold, over bins of equally many rows."""
-    order = np.argsort(validation.probabilities)
-    predicted = [part.mean() for part in np.array_split(validation.probabilities[order], _BINS)]
+    probabilities = np.concatenate(validation.probabilities)
+    order = np.argsort(probabilities)
+    predicted = [part.mean() for part in np.array_split(probabilities[order], _BINS)]
     observed = [part.mean() for part in np.array_split(validation.positive[order], _BINS)]
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     top = max(*predicted, *observed) * 1.05
