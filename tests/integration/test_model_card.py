@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from toy import USE_CASE
 
 from pipelines import feature_store, registry, warehouse
+from pipelines.bundle import FOLDER, MANIFEST
 from pipelines.gate import judge
 from pipelines.lineage import lineage_of
 from pipelines.model import BINARY, RANKER, Reliability, booster_parameters
@@ -166,7 +168,7 @@ def test_share_of_entries_that_come_true_and_a_slice_are_those_of_the_rows(home,
     hits, lists, lapsed, lapsed_true = 0, 0, 0, 0
     for day in gate.dates:
         snapshot = load_snapshot(home, toy, store, day, only_sampled=False)
-        rows = snapshot.rows.to_pandas().assign(score=model.predict_matrix(snapshot.matrix, 1))
+        rows = snapshot.rows.to_pandas().assign(score=model.predict_matrix(snapshot.matrix, snapshot.entities, 1))
         visited = {*rows[rows.is_positive].household_id, *missed_positives(home, toy, day)["household_id"].to_pylist()}
         best = rows.sort_values(["score", "store_id"], ascending=[False, True]).groupby("household_id").head(3)
         hits += int(best[best.household_id.isin(visited)].is_positive.sum())
@@ -189,16 +191,22 @@ def test_the_loss_of_a_group_of_features_is_found_by_training_without_it(home, t
     fold = load_snapshot(home, toy, store, newest, only_sampled=False)
     positive = np.concatenate([one.positive for one in known]).astype(float)
     lists = [count for one in known for count in np.unique(one.rows["household_id"], return_counts=True)[1]]
-    auc = {}
+    auc, map_ = {}, stored(f"{FOLDER}/{MANIFEST}")["calibration"]
     for left_out in ("none", "days_since_visit"):
         kept = [place for place, name in enumerate(toy.features) if name != left_out]
         matrix = np.concatenate([one.matrix for one in known])[:, kept]
-        raw = np.zeros(len(fold.matrix))
+        raw, total = {}, np.zeros(len(fold.matrix))
         for kind, weight, group in ((BINARY, 1, None), (RANKER, plan.ranker_weight, lists)):
             data = lightgbm.Dataset(matrix, positive, group=group)
             booster = lightgbm.train(booster_parameters(plan, kind, 1), data, plan.boosting_rounds)
-            raw += weight * booster.predict(fold.matrix[:, kept], raw_score=True)
-        auc[left_out] = roc_auc_score(fold.positive, raw)
+            raw[kind] = booster.predict(fold.matrix[:, kept], raw_score=True)
+            total = total + weight * raw[kind]
+        lists_of_fold = pd.Series(fold.entities)
+        within, level = (
+            total - pd.Series(total).groupby(lists_of_fold).transform("mean"),
+            pd.Series(raw[BINARY]).groupby(lists_of_fold).transform("mean"),
+        )
+        auc[left_out] = roc_auc_score(fold.positive, map_["slope"] * within + map_["level"] * level)
 
     assert stored(registry.VALIDATION_FILE)["chosen"] == "blend"
     table = judged[1].table("loss in AUC")
