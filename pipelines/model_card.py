@@ -89,7 +89,7 @@ def card_facts(settings: Settings, use_case: UseCase, version: ModelVersion) -> 
     lineage = Lineage.model_validate_json(read(registry.LINEAGE_FILE))
     facts = ModelFacts.model_validate_json(read(f"{FOLDER}/{MANIFEST}"))
     if ABLATION_FILE not in kept:
-        made = ablate(settings, use_case, lineage, facts.kind)
+        made = ablate(settings, use_case, lineage, facts)
         with registry.reaching(settings):
             client.log_text(run, json.dumps(made, indent=1), ABLATION_FILE)
     ablation = json.loads(read(ABLATION_FILE))
