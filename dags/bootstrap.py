@@ -120,7 +120,7 @@ def first_champion(use_case: UseCase, history: XComArg) -> XComArg:
 
     with TaskGroup(use_case.name) as steps:
         scored = score_candidates()
-        promoted = add_promotion(SETTINGS, use_case, train_model(), training_date)
+        promoted = add_promotion(SETTINGS, use_case, train_model(), training_date, with_ablation=False)
         cross_downstream([promoted, build_features()], [materialise_features(), scored])
         published = publish_scores(scored)
     history >> steps

@@ -11,7 +11,7 @@ date in the form as *Train with data up to*, or as the partition key. There is n
 of the champion is one of the reasons for which the monitor asks.
 
 **Reads** the core tables up to the date. **Writes** `features__*` and `labels__<use case>` in the lake, a run
-and a model version in MLflow, and `ops__promotion_log`.
+and a model version in MLflow, `ops__promotion_log`, and the version's model card (see *Model cards*).
 
 **When it fails** The champion stays and the nights go on with it. The log's last lines name the error and the
 remedy; clear the failed task once the cause is mended. A model that gate or person refused is no failure:
@@ -78,7 +78,7 @@ def train_dag(use_case: UseCase) -> None:
             skip_unless(promoted["is_promoted"], promoted["reason"])
             announce(model_asset(use_case), run_date()[0], model_version=promoted["model_version"])
 
-        announce_champion(add_promotion(SETTINGS, use_case, train_model(), run_date))
+        announce_champion(add_promotion(SETTINGS, use_case, train_model(), run_date, with_ablation=True))
         show_tables(dag, [use_case])
 
 

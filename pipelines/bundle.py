@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -65,7 +66,8 @@ def write_bundle(settings: Settings, model: Model, facts: Mapping[str, object], 
     folder.mkdir(parents=True, exist_ok=True)
     components = []
     for part in model.components:
-        content = part.booster.model_to_string().encode()
+        # How many threads have grown the trees is no property of theirs, and must not change the model's hash.
+        content = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", part.booster.model_to_string()).encode()
         file = f"{part.name}.txt"
         (folder / file).write_bytes(content)
         components.append(TreesFile(name=part.name, file=file, sha256=_sha256(content), weight=part.weight))
@@ -117,7 +119,7 @@ def read_bundle(
     if features != use_case.features or {feature.type for feature in facts.features} != {"float32"}:
         raise _refusal("the features are not the use case's, in their order", where, use_case.features, features)
     components = tuple(_read_trees(fetch, part, features, where) for part in facts.components)
-    return Model(components, facts.calibration, facts.reliability, features), facts
+    return Model(components, facts.calibration, facts.reliability, features, use_case.entity), facts
 
 
 def feature_definition(settings: Settings, use_case: UseCase) -> str:

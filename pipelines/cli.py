@@ -107,12 +107,14 @@ def score(day: Day, name: Name = DEFAULT) -> None:
     from pipelines.features import build_features
     from pipelines.publishing import publish
     from pipelines.scoring import score
+    from pipelines.shadow import score_challenger
 
     settings, use_case = _ready(name)
     _print(build_features(settings, use_case, day.date(), CLI_RUN))
     scored = score(settings, use_case, day.date(), CLI_RUN)
     _print(scored)
     _print(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
+    _print(score_challenger(settings, use_case, day.date(), CLI_RUN, scored.model_version, scored.problem))
 
 
 @app.command()
@@ -140,16 +142,25 @@ def backtest(
     first: First,
     last: Last,
     name: Name = DEFAULT,
+    retrain_weeks: Annotated[int, typer.Option(min=0, help="Train again every so many weeks; 0: never")] = 0,
 ) -> None:
     """Train at one date, score later ones a week apart, and compare with the simple rules; nothing is published.
 
     Example: nightjar backtest --train-date 2017-11-12 --from 2017-11-19 --to 2017-12-24
+
+    Walk forward, a new champion every 4 weeks:
+    nightjar backtest --train-date 2017-07-16 --from 2017-07-16 --to 2017-12-24 --retrain-weeks 4
     """
-    from pipelines.backtest import backtest, weekly
+    from pipelines import backtest
 
     settings, use_case = _ready(name)
+    dates = backtest.weekly(first.date(), last.date())
     with _bars() as progress:
-        report = backtest(settings, use_case, train_date.date(), weekly(first.date(), last.date()), progress)
+        if retrain_weeks:
+            champions = backtest.served(train_date.date(), dates, retrain_weeks)
+            typer.echo(backtest.as_markdown(use_case, backtest.walk_forward(settings, use_case, champions, progress)))
+            return
+        report = backtest.backtest(settings, use_case, train_date.date(), dates, progress)
     _print_quality(use_case, {model: found.named(use_case.top_n) for model, found in report.quality.items()})
     gain = report.gain
     console.print(
@@ -208,6 +219,29 @@ def lineage(
         typer.echo(to_json(found, indent=1))
     else:
         console.print(as_tree(found))
+
+
+@app.command()
+def explain(
+    day: Day,
+    entity: Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")],
+    item: Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")],
+    name: Name = DEFAULT,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """Account for a published score: what each feature added, and what happened in the 12 weeks before.
+
+    Example: nightjar explain --date 2017-11-19 --household 1 --category "FLUID MILK PRODUCTS"
+    """
+    from pipelines.explain import as_tables, explain
+
+    settings, use_case = _ready(name)
+    found = explain(settings, use_case, day.date(), entity, item)
+    if as_json:
+        typer.echo(to_json(found, indent=1))
+    else:
+        console.print(*as_tables(use_case, found), sep="\n")
 
 
 @app.command()

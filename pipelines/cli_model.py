@@ -77,6 +77,24 @@ def promote(
 
 
 @app.command()
+def card(
+    version: Version,
+    day: Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date up to which all is known")],
+    name: Name = DEFAULT,
+) -> None:
+    """Write a version's model card; its ablation, made once, takes minutes.
+
+    Example: nightjar model card 12 --date 2017-11-19
+    """
+    settings, use_case = _ready(name)
+    with console.status("model card: ablation by feature group, figures, pictures"):
+        from pipelines.model_card import write_card
+
+        report = write_card(settings, use_case, version, day.date(), CLI_RUN)
+    console.print(f"version {version} can be trusted: {report.trust}; {settings.home / report.page}", markup=False)
+
+
+@app.command()
 def key() -> None:
     """Print the public key that verifies models, for NIGHTJAR_VERIFY_KEY where they are only read.
 

@@ -8,7 +8,17 @@ import pyarrow as pa
 
 from pipelines.labels import last_mature
 from pipelines.metrics import Interval, Quality, paired_interval, quality
-from pipelines.model import BINARY, RANKER, Calibration, Component, Flags, Reliability, fit_booster
+from pipelines.model import (
+    BINARY,
+    RANKER,
+    Calibration,
+    Component,
+    Flags,
+    Matrix64,
+    Reliability,
+    fit_booster,
+    within_and_level,
+)
 from pipelines.training_set import Snapshot, Vector, scored_table
 from pipelines.use_case import TrainingPlan, UseCase
 
@@ -23,7 +33,7 @@ class Validation:
 
     `per_fold` and `overall` give the quality of each model and of each simple rule on the same rows, by name;
     `chosen` is the model that ranks best, a sum of components with `weights`. `gain` is its paired gain in NDCG over
-    `best_rule`, the strongest rule. `probabilities` and `positive` are out of fold, over all validation rows;
+    `best_rule`, the strongest rule. `probabilities`, by fold, and `positive` are out of fold, over all validation rows;
     `calibration` and `reliability` are fitted on them and serve the final model.
     """
 
@@ -35,7 +45,7 @@ class Validation:
     gain: Interval
     calibration: Calibration
     reliability: Reliability
-    probabilities: Vector = field(repr=False)
+    probabilities: Sequence[Vector] = field(repr=False)
     positive: Flags = field(repr=False)
 
     @property
@@ -68,7 +78,10 @@ def cross_validate(
         on_fold(number)
     positive = [fold.positive for fold in folds]
     models = models_of(use_case.training)
-    sums = {name: [weighted(one, weights) for one in raw] for name, weights in models.items()}
+    sums = {
+        name: [within_and_level(one, weights, fold.entities) for one, fold in zip(raw, folds, strict=True)]
+        for name, weights in models.items()
+    }
     probabilities = {name: _out_of_fold(one, positive) for name, one in sums.items()}
     scored = [
         _scored_by_all(use_case, fold, {name: one[place] for name, one in probabilities.items()}, missed[place])
@@ -88,7 +101,7 @@ def cross_validate(
         gain=paired_interval(use_case, together[chosen], together[best_rule]),
         calibration=Calibration.fit(np.concatenate(sums[chosen]), labels),
         reliability=Reliability.fit(np.concatenate(probabilities[chosen]), labels),
-        probabilities=np.concatenate(probabilities[chosen]),
+        probabilities=probabilities[chosen],
         positive=labels,
     )
 
@@ -111,12 +124,7 @@ def fit_components(
     )
 
 
-def weighted(raw: Raw, weights: Weights) -> Vector:
-    """The weighted sum of raw scores."""
-    return np.asarray(np.sum([weight * raw[name] for name, weight in weights.items()], axis=0))
-
-
-def _out_of_fold(sums: Sequence[Vector], positive: Sequence[Flags]) -> list[Vector]:
+def _out_of_fold(sums: Sequence[Matrix64], positive: Sequence[Flags]) -> list[Vector]:
     found = []
     for place, one in enumerate(sums):
         others = [other for other in range(len(sums)) if other != place] or [place]

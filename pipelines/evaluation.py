@@ -84,7 +84,7 @@ def gather(settings: Settings, use_case: UseCase, challenger: ModelVersion, as_o
     probabilities, cost = {}, {}
     for name, one in models.items():
         started = time.process_time()
-        parts = [one.model.predict_matrix(snapshot.matrix, settings.threads) for snapshot in snapshots]
+        parts = [one.model.predict_matrix(each.matrix, each.entities, settings.threads) for each in snapshots]
         probabilities[name], cost[name] = _together(parts), time.process_time() - started
     return Evidence(
         dates=tuple(dates),

@@ -1,6 +1,6 @@
 """A model: LightGBM's trees, how their scores are put together and calibrated, and the features that they expect."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,11 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from pipelines.contributions import tree_contributions
 from pipelines.errors import ArtifactRefused
 from pipelines.training_set import Matrix, Snapshot, Vector, to_matrix
 from pipelines.use_case import TrainingPlan
 
 Flags = NDArray[np.bool_]
+Matrix64 = NDArray[np.float64]
 BINARY, RANKER = "binary", "ranker"
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     BINARY: {"objective": "binary"},
@@ -26,24 +28,30 @@ _RELIABLE_ROWS, _RELIABLE_GAP, _BINS = 200, 0.03, 20
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt's map of log-odds: p = 1 / (1 + exp(-(slope · log-odds + intercept))) (Platt 1999)."""
+    """Platt's map (1999) with a slope of its own for the list: log-odds = slope · (raw score less its list's mean)
+    + level · (the list's mean) + intercept. A ranker knows who is first on a list, not how much the entity buys."""
 
     slope: float
+    level: float
     intercept: float
 
     @classmethod
-    def fit(cls, log_odds: Vector, positive: Flags) -> Self:
-        """The map that fits the labels best; no change where there is but one class, which the gate refuses."""
+    def fit(cls, raw: Matrix64, positive: Flags) -> Self:
+        """The map that fits the labels best; no change where there is but one class, which the gate refuses.
+
+        `raw` is what `within_and_level` gives.
+        """
         if positive.all() or not positive.any():
-            return cls(1.0, 0.0)
-        fitted = LogisticRegression(C=1e6).fit(log_odds.reshape(-1, 1), positive)
-        return cls(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+            return cls(1.0, 1.0, 0.0)
+        fitted = LogisticRegression(C=1e6).fit(raw, positive)
+        slope, level = map(float, fitted.coef_[0])
+        return cls(slope, level, float(fitted.intercept_[0]))
 
-    def log_odds(self, raw: Vector) -> Vector:
+    def log_odds(self, raw: Matrix64) -> Vector:
         """Calibrated log-odds."""
-        return np.asarray(self.slope * raw + self.intercept)
+        return np.asarray(raw @ np.array([self.slope, self.level]) + self.intercept)
 
-    def apply(self, raw: Vector) -> Vector:
+    def apply(self, raw: Matrix64) -> Vector:
         """Calibrated probabilities."""
         return np.asarray(1 / (1 + np.exp(-self.log_odds(raw))))
 
@@ -97,27 +105,44 @@ class Model:
     calibration: Calibration
     reliability: Reliability
     features: tuple[str, ...]
+    entity: str
 
     def predict(self, rows: pa.Table, threads: int) -> Vector:
-        """Calibrated probabilities of rows that have every feature as a column; taken by name, not by place.
+        """Calibrated probabilities of whole lists: rows with the entity and every feature, taken by name, not by place.
 
         Raises:
             ArtifactRefused: a feature of the model is not among the columns, or is no number.
         """
-        return self.predict_matrix(self._matrix(rows), threads)
+        return self.predict_matrix(self._matrix(rows), rows.column(self.entity).to_numpy(), threads)
 
-    def predict_matrix(self, matrix: Matrix, threads: int) -> Vector:
+    def predict_matrix(self, matrix: Matrix, entities: NDArray[Any], threads: int) -> Vector:
         """Calibrated probabilities of a matrix whose columns are the features, in order."""
-        return self.calibration.apply(np.sum([part.weight * part.raw(matrix, threads) for part in self.components], 0))
+        return self.calibration.apply(self._raw(matrix, entities, threads))
 
-    def contributions(self, rows: pa.Table, threads: int) -> Contributions:
-        """What each feature adds to each row's log-odds (TreeSHAP, Lundberg et al. 2018)."""
-        matrix = self._matrix(rows)
-        found = np.zeros((len(matrix), len(self.features) + 1))
+    def contributions(self, rows: pa.Table, picked: NDArray[np.int64], threads: int) -> Contributions:
+        """What each feature adds to the log-odds of the picked rows of whole lists (TreeSHAP, Lundberg et al. 2018).
+
+        The base holds what the rest of the list says.
+        """
+        matrix, entities = self._matrix(rows), rows.column(self.entity).to_numpy()
+        raw = {part.name: part.raw(matrix, threads) for part in self.components}
+        total = weighted(raw, self.weights)
+        means, (_, level) = list_means(total, entities), within_and_level(raw, self.weights, entities).T
+        found = np.zeros((len(picked), len(self.features) + 1))
         for part in self.components:
-            found += part.weight * np.asarray(part.booster.predict(matrix, pred_contrib=True, num_threads=threads))
-        found *= self.calibration.slope
-        return Contributions(found[:, :-1], found[:, -1] + self.calibration.intercept)
+            found += part.weight * tree_contributions(part.booster, matrix[picked], threads)
+        map_ = self.calibration
+        base = map_.slope * (found[:, -1] - means[picked]) + map_.level * level[picked] + map_.intercept
+        return Contributions(map_.slope * found[:, :-1], base)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The components' weights, by name."""
+        return {part.name: part.weight for part in self.components}
+
+    def _raw(self, matrix: Matrix, entities: NDArray[Any], threads: int) -> Matrix64:
+        raw = {part.name: part.raw(matrix, threads) for part in self.components}
+        return within_and_level(raw, self.weights, entities)
 
     def _matrix(self, rows: pa.Table) -> Matrix:
         numbers = {
@@ -135,6 +160,24 @@ class Model:
                 remedy="score with features of the model's own version, or train a new model",
             )
         return to_matrix(rows, self.features)
+
+
+def weighted(raw: Mapping[str, Vector], weights: Mapping[str, float]) -> Vector:
+    """The weighted sum of components' raw scores."""
+    return np.asarray(np.sum([weight * raw[name] for name, weight in weights.items()], axis=0))
+
+
+def within_and_level(raw: Mapping[str, Vector], weights: Mapping[str, float], entities: NDArray[Any]) -> Matrix64:
+    """Rows × 2: the weighted sum less its list's mean; the list's mean of the classifier, or of the sum without one."""
+    total = weighted(raw, weights)
+    level = raw[BINARY] if BINARY in weights else total
+    return np.stack([total - list_means(total, entities), list_means(level, entities)], axis=1)
+
+
+def list_means(scores: Vector, entities: NDArray[Any]) -> Vector:
+    """The mean score of each row's list."""
+    _, lists = np.unique(entities, return_inverse=True)
+    return np.asarray((np.bincount(lists, scores) / np.bincount(lists))[lists])
 
 
 def fit_booster(

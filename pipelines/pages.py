@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.storage import replacing
 
-DATA_DOCS, PROFILES = "data_docs", "profiles"
+DATA_DOCS, PROFILES, MODEL_CARDS = "data_docs", "profiles", "model_cards"
 _STYLE = """
 :root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
 padding: 0 1.5rem } h1 { font-size: 1.4rem } table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
@@ -14,7 +14,9 @@ th, td { text-align: left; padding: .35rem .75rem; border-bottom: 1px solid #888
 h5 { font-size: 1.05rem; margin: 1rem 0 0 } h6 { margin: .5rem 0 0 } .badge { background: #8883; padding: 0 .35em;
 border-radius: .3em } .text-danger { color: #d33 } .text-success { color: #2a8f4a } .fas { font-style: normal }
 .fa-times::before { content: "✘ fails" } .fa-check-circle::before { content: "✔ holds" } a { color: #3478d4 }
-.fa-exclamation-triangle::before { content: "⚠" } .empty { border: 1px dashed #8888; padding: 2rem }"""
+.fa-exclamation-triangle::before { content: "⚠" } .empty { border: 1px dashed #8888; padding: 2rem }
+p { overflow-wrap: anywhere } img { max-width: 100%; background: #fff }
+@media (max-width: 45rem) { table { display: block; overflow-x: auto } }"""
 
 
 def page_path(home: Path, kind: str, subject: str, first: date, last: date | None = None) -> Path:
@@ -25,7 +27,7 @@ def page_path(home: Path, kind: str, subject: str, first: date, last: date | Non
 
 def frame_page(title: str, body: str) -> str:
     """A whole page that loads nothing from elsewhere; `body` is HTML, `title` is text."""
-    head = f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    head = f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8">{head}<h1>{escape(title)}</h1>{body}</html>'
 
 

@@ -1,5 +1,6 @@
 """The pictures of a training run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,8 +18,9 @@ _BINS, _SHOWN = 20, 25
 
 def plot_calibration(validation: Validation, path: Path) -> None:
     """Predicted against observed rate, out of fold, over bins of equally many rows."""
-    order = np.argsort(validation.probabilities)
-    predicted = [part.mean() for part in np.array_split(validation.probabilities[order], _BINS)]
+    probabilities = np.concatenate(validation.probabilities)
+    order = np.argsort(probabilities)
+    predicted = [part.mean() for part in np.array_split(probabilities[order], _BINS)]
     observed = [part.mean() for part in np.array_split(validation.positive[order], _BINS)]
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     top = max(*predicted, *observed) * 1.05
@@ -42,5 +44,20 @@ def plot_importance(model: Model, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 7), layout="constrained")
     axes.barh([model.features[position] for position in order], gain[order])
     axes.set(xlabel="share of gain", title="Feature importance")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_slices(slices: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """How well lists are ordered in each slice, and how far the mean score is from the observed rate."""
+    names = list(slices)[::-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1.5 + 0.3 * len(names)), layout="constrained", sharey=True)
+    left.barh(range(len(names)), [slices[name]["ndcg"] for name in names])
+    left.set_yticks(range(len(names)), names, parse_math=False)
+    left.set(xlabel="NDCG")
+    gaps = [100 * (slices[name]["mean_score"] - slices[name]["observed_rate"]) for name in names]
+    right.barh(range(len(names)), gaps, color=["tab:orange" if gap > 0 else "tab:blue" for gap in gaps])
+    right.axvline(0, color="grey", linewidth=1)
+    right.set(xlabel="mean score less observed rate, percentage points")
     figure.savefig(path, dpi=110)
     plt.close(figure)

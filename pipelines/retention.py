@@ -140,7 +140,7 @@ def _leftovers(settings: Settings, _: date) -> int:
     copies = _files(settings.home / "cache")
     found = {file for file in copies if file not in known}
     found |= set(_files(settings.home / "scratch", settings.landing.cached, *settings.home.glob("rebuild-*")))
-    places_ = [settings.home / name for name in ("data_docs", "profiles", "receipts")]
+    places_ = [settings.home / name for name in ("data_docs", "profiles", "model_cards", "receipts")]
     places_ += [place.folder for place in places]
     found |= {file for file in _files(*places_) if _UNFINISHED.fullmatch(file.name)}
     return removed + _unlink(file for file in found if file.lstat().st_mtime <= newest)

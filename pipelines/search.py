@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipelines.cross_validation import BLEND, models_of, raw_scores, weighted
+from pipelines.cross_validation import BLEND, models_of, raw_scores
 from pipelines.metrics import lists_of
+from pipelines.model import weighted
 from pipelines.training_set import Snapshot, scored_table
 from pipelines.use_case import TrainingPlan, UseCase
 

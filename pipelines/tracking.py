@@ -69,7 +69,7 @@ def write_run(settings: Settings, trained: Trained, cpu_s: float, folder: Path) 
     }
     bundle = write_bundle(settings, trained.model, facts, folder / FOLDER)
     (folder / registry.LINEAGE_FILE).write_text(trained.lineage.model_dump_json(indent=1))
-    reference = {name: column.model_dump() for name, column in _reference(settings, trained).items()}
+    reference = {name: column.model_dump() for name, column in _reference(trained).items()}
     (folder / registry.REFERENCE_FILE).write_text(json.dumps(reference))
     plot_calibration(validation, folder / "calibration.png")
     plot_importance(trained.model, folder / "importance.png")
@@ -179,9 +179,11 @@ def _flat(
     }
 
 
-def _reference(settings: Settings, trained: Trained) -> Reference:
-    """Training distributions of the features and of the model's own score."""
+def _reference(trained: Trained) -> Reference:
+    """Training distributions of the features, and of the score as validation gave it to whole lists."""
     matrices = [snapshot.matrix for snapshot in trained.snapshots]
     weights = [snapshot.weight for snapshot in trained.snapshots]
-    scores = [trained.model.predict_matrix(matrix, settings.threads)[:, np.newaxis] for matrix in matrices]
-    return build_reference(trained.model.features, matrices, weights) | build_reference(["score"], scores, weights)
+    scores = [one[:, np.newaxis] for one in trained.validation.probabilities]
+    return build_reference(trained.model.features, matrices, weights) | build_reference(
+        ["score"], scores, [np.ones(len(one)) for one in scores]
+    )

@@ -100,5 +100,5 @@ def fit(
             one.model_copy(update={"rows_sha256": hashed}) for one, hashed in zip(trained_on, hashes, strict=True)
         ),
     )
-    model = Model(components, validation.calibration, validation.reliability, use_case.features)
+    model = Model(components, validation.calibration, validation.reliability, use_case.features, use_case.entity)
     return Trained(use_case, model, sampled, validation, lineage)

@@ -1,5 +1,6 @@
-"""Data docs and profiles in Airflow's UI, behind its login: in the navigation, as DAG tabs, linked from tasks."""
+"""Data docs, profiles and model cards in Airflow's UI, behind its login: in the navigation, as DAG tabs, in tasks."""
 
+import re
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -9,7 +10,7 @@ from airflow.configuration import conf
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from pipelines.pages import DATA_DOCS, PROFILES, frame_page
+from pipelines.pages import DATA_DOCS, MODEL_CARDS, PROFILES, frame_page
 from pipelines.settings import load_settings
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = "/nightjar"
 URL = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PREFIX
-TITLES = {DATA_DOCS: "Data docs", PROFILES: "Profiles"}
+TITLES = {DATA_DOCS: "Data docs", PROFILES: "Profiles", MODEL_CARDS: "Model cards"}
 # A page may run its own scripts, as Evidently's do, but is a stranger to Airflow: without cookies, requests or links.
 ISOLATED = {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; img-src data:; font-src data:; "
@@ -27,8 +28,9 @@ WITHOUT_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'un
 _EMPTY = {
     DATA_DOCS: "Nothing was validated yet. Each ingest, feature build and publication leaves its page here.",
     PROFILES: "There is no profile yet. nightjar profile --table core__transactions --date 2017-11-19 makes one.",
+    MODEL_CARDS: "There is no model card yet. train__<use case> writes one for each model that was judged.",
 }
-Kind = Literal["data_docs", "profiles"]
+Kind = Literal["data_docs", "profiles", "model_cards"]
 
 
 class DataDocsLink(BaseOperatorLink):
@@ -69,10 +71,14 @@ def create_app(home: Path) -> "FastAPI":
 
 
 def _pages(home: Path, kind: str) -> dict[tuple[str, str], Path]:
-    """The pages by file name and subject, the newest date first."""
+    """The pages by file name and subject, the newest date or version first."""
     root = (home / kind).resolve()
-    found = sorted(root.glob("[!.]*/[!.]*.html"), key=lambda page: (page.name, page.parent.name), reverse=True)
+    found = sorted(root.glob("[!.]*/[!.]*.html"), key=_age, reverse=True)
     return {(page.name, page.parent.name): page for page in found if page.resolve() == page and page.is_file()}
+
+
+def _age(page: Path) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", page.name)], page.parent.name
 
 
 def _index(kind: str, pages: list[tuple[str, str]], date: str) -> str:
@@ -83,7 +89,8 @@ def _index(kind: str, pages: list[tuple[str, str]], date: str) -> str:
         if not date or dates[:10] <= date <= dates[-10:]
     ]
     choice = f'<p>Business date {escape(date)} · <a href="{kind}">all dates</a></p>' if date else ""
-    listed = f"<table><tr><th>Business date</th><th>What</th></tr>{''.join(rows)}</table>"
+    first = "Version" if kind == MODEL_CARDS else "Business date"
+    listed = f"<table><tr><th>{first}</th><th>What</th></tr>{''.join(rows)}</table>"
     return frame_page(TITLES[kind], choice + (listed if rows else f'<p class="empty">{_EMPTY[kind]}</p>'))
 
 

@@ -26,11 +26,17 @@ def requester() -> str:
 
 
 def add_promotion(
-    settings: Settings, use_case: UseCase, trained: XComArg, run: Callable[[], tuple[date, str]]
+    settings: Settings,
+    use_case: UseCase,
+    trained: XComArg,
+    run: Callable[[], tuple[date, str]],
+    *,
+    with_ablation: bool,
 ) -> XComArg:
     """The task that makes a trained version champion or writes down why not, behind those that it rests on.
 
-    `run` gives the date by which the version is judged, and the id of the run.
+    `run` gives the date by which the version is judged, and the id of the run. The version's model card is written
+    beside; its ablation takes minutes.
     """
 
     @task(multiple_outputs=True)
@@ -61,7 +67,15 @@ def add_promotion(
             answer = Answer(person["name"], (answered or {})["chosen_options"] == [APPROVE], reason)
         return plain(promote(settings, use_case, judged["model_version"], run()[1], answer))
 
+    @task
+    def write_model_card(judged: dict[str, Any]) -> object:
+        """Write what the version is good for, and for whom not; nothing waits for it."""
+        from pipelines.model_card import write_card
+
+        return plain(write_card(settings, use_case, judged["model_version"], *run(), with_ablation=with_ablation))
+
     judged = judge_model(trained)
+    write_model_card(judged)
     return promote_model(judged, _ask(settings, judged) if settings.promotion == "approval" else None)
 
 

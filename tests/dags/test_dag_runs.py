@@ -65,6 +65,7 @@ def test_training_without_a_date_asks_for_one(run_dag, capfd):
         "judge_model": "upstream_failed",
         "promote_model": "upstream_failed",
         "announce_champion": "upstream_failed",
+        "write_model_card": "upstream_failed",
     }
     assert "a date as YYYY-MM-DD, such as 2017-11-19" in capfd.readouterr().out
 

@@ -44,9 +44,19 @@ def leave_page(settings):
     return leave_page
 
 
-@pytest.mark.parametrize("path", ["data_docs", "profiles", "data_docs/core__transactions/2017-11-19.html"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data_docs",
+        "profiles",
+        "model_cards",
+        "data_docs/core__transactions/2017-11-19.html",
+        "model_cards/category_propensity/v1.html",
+    ],
+)
 def test_whoever_is_not_logged_in_sees_nothing(logged_out, leave_page, path):
     leave_page("data_docs", "core__transactions", "2017-11-19")
+    leave_page("model_cards", "category_propensity", "v1")
 
     assert logged_out.get(f"/nightjar/{path}").status_code == 401
     assert logged_out.get(f"/nightjar/{path}", headers={"Authorization": "Bearer forged"}).status_code == 403
@@ -78,7 +88,19 @@ def test_the_list_of_a_date_has_the_pages_that_cover_it(client, leave_page):
     assert "next_day" not in listed
 
 
-@pytest.mark.parametrize("kind", ["data_docs", "profiles"])
+def test_model_cards_are_listed_by_version_the_tenth_before_the_ninth(client, leave_page):
+    for version in ("v9", "v10", "v1"):
+        leave_page("model_cards", "category_propensity", version)
+
+    listed = client.get("/nightjar/model_cards").text
+
+    places = [listed.index(f'href="model_cards/category_propensity/{version}.html"') for version in ("v10", "v9", "v1")]
+    assert places == sorted(places)
+    page = client.get("/nightjar/model_cards/category_propensity/v10.html").text
+    assert "<h1>model_cards category_propensity v10</h1>" in page
+
+
+@pytest.mark.parametrize("kind", ["data_docs", "profiles", "model_cards"])
 def test_an_empty_list_says_how_to_fill_it(client, kind):
     answer = client.get(f"/nightjar/{kind}")
 
@@ -138,7 +160,7 @@ def test_airflow_knows_the_views_and_the_link_of_every_task(client):
     views = {(view["name"], view["destination"], view["href"]) for view in ours["external_views"]}
     assert views == {
         (title, destination, f"/nightjar/{kind}")
-        for title, kind in (("Data docs", "data_docs"), ("Profiles", "profiles"))
+        for title, kind in (("Data docs", "data_docs"), ("Profiles", "profiles"), ("Model cards", "model_cards"))
         for destination in ("nav", "dag")
     }
     assert ours["global_operator_extra_links"]

@@ -53,6 +53,7 @@ def test_each_layer_keeps_the_days_that_its_setting_says_and_a_second_run_finds_
         put(home.home / f"data_docs/core/{shop.day(number - 4)}.html")
         put(home.home / "logs" / f"{number}.log", day=number - 5)
     put(home.home / "data_docs/index.html")
+    put(home.home / "model_cards/corner_shop/v1.html", day=0)  # as long as the model may be asked about
     quarantine(home, 27, 28, 29)
 
     removed = clean(home, shop.day(NOW), "r1").removed
@@ -62,6 +63,7 @@ def test_each_layer_keeps_the_days_that_its_setting_says_and_a_second_run_finds_
     assert dates_of(home, "quarantine__transactions", "business_date") == [29]
     assert names_in(home.landing.folder) == [f"transactions/date={shop.day(30)}/manifest.json"]
     assert names_in(home.home / "data_docs") == [f"core/{shop.day(26)}.html", "index.html"]
+    assert names_in(home.home / "model_cards") == ["corner_shop/v1.html"]
     assert names_in(home.home / "logs") == ["30.log"]
     expected = {"scores": 2, "published": 4, "quarantine": 2, "landing": 2, "pages": 2, "logs": 2}
     assert removed == expected | {"snapshots": 0, "versions": 0, "leftovers": 0}

