@@ -29,8 +29,10 @@ class ScoreReport:
     rows: int
 
 
-def score(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> ScoreReport:
-    """Score every candidate of `as_of` with the champion, which is resolved once, and keep all in the lake.
+def score(
+    settings: Settings, use_case: UseCase, as_of: date, run_id: str, model_version: str | None = None
+) -> ScoreReport:
+    """Score every candidate of `as_of` with that version, else the champion, resolved once; keep all in the lake.
 
     Active entities without any candidate get the most popular items, with `score_source` cold_start.
 
@@ -40,7 +42,11 @@ def score(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> Sc
         ArtifactRefused: the champion's files are not the registered ones, or its features are not in the snapshot.
     """
     with measured(settings, use_case.scores_table, str(as_of), run_id) as cost:
-        version = registry.champion(settings, use_case)
+        version = (
+            registry.get_version(settings, use_case, model_version)
+            if model_version
+            else registry.champion(settings, use_case)
+        )
         model, _ = registry.load(settings, use_case, version)
         features = candidate_features(settings, use_case, as_of)
         probability = model.predict(features, settings.threads)
