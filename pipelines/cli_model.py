@@ -77,6 +77,23 @@ def promote(
 
 
 @app.command()
+def card(
+    version: Version,
+    day: Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date at which it is written")],
+    name: Name = DEFAULT,
+) -> None:
+    """Write the model card of a version again, with its ablation, which takes minutes when it is made first.
+
+    Example: nightjar model card 12 --date 2017-11-19
+    """
+    from pipelines.model_card import write_card
+
+    settings, use_case = _ready(name)
+    report = write_card(settings, use_case, version, day.date(), CLI_RUN)
+    console.print(f"{settings.home / report.page}: to be trusted: {report.trust}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def key() -> None:
     """Print the public key that verifies models, for NIGHTJAR_VERIFY_KEY where they are only read.
 
