@@ -2,27 +2,29 @@
 
 **What** Builds the feature snapshot as of the end of the date, materialises what an online lookup needs,
 scores every candidate with the champion, audits the scores, publishes the best of each entity to the
-warehouse in one transaction, and wakes `monitor__<use case>` for the same date.
+warehouse in one transaction, and wakes `monitor__<use case>` for the same date. Beside that, a challenger
+scores the same candidates in the shadow: into the lake only.
 
 **When, and why then** As soon as `ingest` has replaced the partition of a business date, for exactly that
 date: a backfill of `ingest` scores exactly the days that it touched. By hand: trigger with a partition key.
 
 **Reads** the core tables up to the date and the model that is champion when scoring starts. **Writes** the
-snapshots `features__*` and `scores__<use case>` in the lake, the online store, and `scores__<use case>` and
-`ops__publish_log` in the warehouse. A second run for a date leaves the same rows.
+snapshots `features__*` and `scores__<use case>` in the lake, the online store, and `scores__<use case>`,
+`ops__publish_log` and `ops__incidents` in the warehouse. A second run for a date leaves the same rows.
 
 **When it fails** Unless `publish_scores` succeeded, nothing of the date is published and readers of
 `scores__<use case>_latest` see the newest earlier date whole. Publishing does not wait for the online store:
-if only `materialise_features` failed, online lookups are a day old and the table is not. The log's last
-lines name the error and the remedy. `NoChampion`: run `bootstrap` or `train__<use case>` first. Clear the
-failed task once the cause is mended.
+if only `materialise_features` failed, online lookups are a day old and the table is not; if only
+`score_challenger` failed, the challenger lacks a night of comparison. Where the champion cannot be had or is
+refused, nothing fails: its last verified copy scores, else a simple rule, and `ops__incidents` says so. The
+log's last lines name the error and the remedy. Clear the failed task once the cause is mended.
 """
 
 from typing import Any
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
-from nightjar_dags import CORE_TRANSACTIONS, dag_arguments, plain, run_date, scores_asset
+from nightjar_dags import CORE_TRANSACTIONS, dag_arguments, plain, run_date, scores_asset, skip_unless
 from nightjar_openlineage import show_tables
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
@@ -67,9 +69,19 @@ def score_dag(use_case: UseCase) -> None:
 
             return plain(publish(SETTINGS, use_case, *run_date(), scored["model_version"]))
 
+        @task(priority_weight=0)
+        def score_challenger(scored: dict[str, Any]) -> object:
+            """Score the same candidates with the challenger, for comparison; skip if there is none."""
+            from pipelines.shadow import score_challenger
+
+            report = score_challenger(SETTINGS, use_case, *run_date(), scored["model_version"], scored["problem"])
+            skip_unless(not report.reason, report.reason)
+            return plain(report)
+
         scored = score_candidates()
         build_features() >> [materialise_features(), scored]
         publish_scores(scored)
+        score_challenger(scored)
         show_tables(dag, [use_case])
 
 

@@ -5,6 +5,7 @@ from great_expectations.expectations.expectation import Expectation
 
 DAYS = 168  # the widest window of the features
 TOP_N = 10
+SOURCES = ["champion", "cached", "baseline", "cold_start"]
 EXCLUDED = ["COUPON/MISC ITEMS", "FUEL", "COUPON", "COUPONS/STORE & MFG"]
 
 
@@ -21,13 +22,15 @@ def published_scores() -> list[Expectation]:
     """Expectations of one date's rows for readers.
 
     Besides the published columns there are `expected_rank` and `previous_score`, the rank and score that the row
-    above allows, and a row of nulls for each active household that has none.
+    above allows, `missing_rows`, how many more the household's list could have, and a row of nulls for each active
+    household that has none.
     """
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=1),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("household_id", "score", "rank")),
         gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0, max_value=1),
         gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, max_value=TOP_N),
+        gxe.ExpectColumnValuesToBeBetween(column="missing_rows", min_value=0, max_value=0),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="rank", column_B="expected_rank", ignore_row_if="either_value_is_missing"
         ),
@@ -36,7 +39,8 @@ def published_scores() -> list[Expectation]:
         ),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["household_id", "product_category"]),
         gxe.ExpectColumnValuesToNotBeInSet(column="product_category", value_set=EXCLUDED),
-        gxe.ExpectColumnValuesToBeInSet(column="score_source", value_set=["champion", "baseline", "cold_start"]),
+        gxe.ExpectColumnValuesToBeInSet(column="score_source", value_set=SOURCES),
+        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in ("reason_1", "is_low_confidence")),
         gxe.ExpectColumnUniqueValueCountToBeBetween(column="model_version", min_value=1, max_value=1),
     ]
 

@@ -107,12 +107,14 @@ def score(day: Day, name: Name = DEFAULT) -> None:
     from pipelines.features import build_features
     from pipelines.publishing import publish
     from pipelines.scoring import score
+    from pipelines.shadow import score_challenger
 
     settings, use_case = _ready(name)
     _print(build_features(settings, use_case, day.date(), CLI_RUN))
     scored = score(settings, use_case, day.date(), CLI_RUN)
     _print(scored)
     _print(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
+    _print(score_challenger(settings, use_case, day.date(), CLI_RUN, scored.model_version, scored.problem))
 
 
 @app.command()
@@ -217,6 +219,29 @@ def lineage(
         typer.echo(to_json(found, indent=1))
     else:
         console.print(as_tree(found))
+
+
+@app.command()
+def explain(
+    day: Day,
+    entity: Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")],
+    item: Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")],
+    name: Name = DEFAULT,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """Account for a published score: what each feature added, and what happened in the 12 weeks before.
+
+    Example: nightjar explain --date 2017-11-19 --household 1 --category "FLUID MILK PRODUCTS"
+    """
+    from pipelines.explain import as_tables, explain
+
+    settings, use_case = _ready(name)
+    found = explain(settings, use_case, day.date(), entity, item)
+    if as_json:
+        typer.echo(to_json(found, indent=1))
+    else:
+        console.print(*as_tables(use_case, found), sep="\n")
 
 
 @app.command()

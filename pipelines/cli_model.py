@@ -79,18 +79,19 @@ def promote(
 @app.command()
 def card(
     version: Version,
-    day: Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date at which it is written")],
+    day: Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date up to which all is known")],
     name: Name = DEFAULT,
 ) -> None:
-    """Write the model card of a version again, with its ablation, which takes minutes when it is made first.
+    """Write a version's model card; its ablation, made once, takes minutes.
 
     Example: nightjar model card 12 --date 2017-11-19
     """
-    from pipelines.model_card import write_card
-
     settings, use_case = _ready(name)
-    report = write_card(settings, use_case, version, day.date(), CLI_RUN)
-    console.print(f"{settings.home / report.page}: to be trusted: {report.trust}", markup=False, soft_wrap=True)
+    with console.status("model card: ablation by feature group, figures, pictures"):
+        from pipelines.model_card import write_card
+
+        report = write_card(settings, use_case, version, day.date(), CLI_RUN)
+    console.print(f"version {version} can be trusted: {report.trust}; {settings.home / report.page}", markup=False)
 
 
 @app.command()

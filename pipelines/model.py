@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from pipelines.contributions import tree_contributions
 from pipelines.errors import ArtifactRefused
 from pipelines.training_set import Matrix, Snapshot, Vector, to_matrix
 from pipelines.use_case import TrainingPlan
@@ -129,8 +130,7 @@ class Model:
         means, (_, level) = list_means(total, entities), within_and_level(raw, self.weights, entities).T
         found = np.zeros((len(picked), len(self.features) + 1))
         for part in self.components:
-            shown = part.booster.predict(matrix[picked], pred_contrib=True, num_threads=threads)
-            found += part.weight * np.asarray(shown)
+            found += part.weight * tree_contributions(part.booster, matrix[picked], threads)
         map_ = self.calibration
         base = map_.slope * (found[:, -1] - means[picked]) + map_.level * level[picked] + map_.intercept
         return Contributions(map_.slope * found[:, :-1], base)

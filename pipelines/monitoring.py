@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import registry
+from pipelines.champion import RULE_PREFIX
 from pipelines.drift import Reference, distance
 from pipelines.engine import open_engine
 from pipelines.kpis import compute_kpis
@@ -41,12 +42,18 @@ class DriftReport:
 def measure_drift(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> DriftReport:
     """Measure how far features and scores of `as_of` lie from the training data of the model that scored it.
 
+    Where a simple rule scored it there is no training data, and nothing is measured.
+
     Raises:
         MissingPartition: the date has no features, or its scores are not published.
         ArtifactRefused: the model's reference cannot be read.
     """
     with measured(settings, f"drift__{use_case.name}", str(as_of), run_id) as cost:
-        version = registry.get_version(settings, use_case, published_version(settings, use_case, as_of))
+        published = published_version(settings, use_case, as_of)
+        if published.startswith(RULE_PREFIX):
+            cost.rows = replace_measurements(settings, use_case, as_of, (DRIFT, DRIFT_SHARE), [])
+            return DriftReport(as_of, published, 0, (), 0.0, False)
+        version = registry.get_version(settings, use_case, published)
         reference = registry.load_reference(settings, use_case, version)
         columns = _columns(settings, use_case, as_of, version.version, reference)
         found = compare_columns(use_case, version.version, reference, columns)

@@ -78,16 +78,19 @@ def published_rows(settings: Settings, use_case: UseCase, as_of: date, model_ver
 def audit(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) -> None:
     """Nothing, when the rows hold what the use case's expectations of published scores ask for.
 
-    The suite sees the rows with `previous_score` (that of the rank above) and, for each active entity, at least one
-    row: an active entity that is missing appears with nulls.
+    The suite sees the rows with `previous_score` (that of the rank above) and `missing_rows` (how many more the list
+    could have, if only with popular items); an active entity that is missing appears with nulls.
 
     Raises:
         ChecksFailed: names what was expected and found.
     """
-    where = f"{use_case.scores_table}, score_date={as_of}"
+    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{list(use_case.excluded_items)}::VARCHAR[]"
     query = f"""
         SELECT published.* EXCLUDE ({use_case.entity}), {use_case.entity},
-               lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank
+               lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank,
+               greatest((SELECT least(count(DISTINCT {use_case.item}), {use_case.top_n}) FROM ({use_case.popular_sql})
+                         WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({excluded})))
+                        - count(rank) OVER (PARTITION BY {use_case.entity}), 0) AS missing_rows
         FROM published FULL JOIN ({use_case.active_sql}) USING ({use_case.entity})
         WINDOW listed AS (PARTITION BY {use_case.entity} ORDER BY rank)
     """

@@ -9,19 +9,19 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipelines import lake, registry, warehouse
+from pipelines.champion import RULE_PREFIX
 from pipelines.engine import open_engine
 from pipelines.errors import MissingPartition
+from pipelines.fallback import COLD_START
 from pipelines.labels import last_mature
 from pipelines.measurements import ALERT, INFO, OK, Measurement, replace_measurements
 from pipelines.metrics import Quality, quality
 from pipelines.outcomes import labels_sql, published_version
-from pipelines.scoring import COLD_START_SOURCE, candidate_features
+from pipelines.scoring import candidate_features, scored_versions
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.training_set import with_rules
 from pipelines.use_case import UseCase
-
-RULE_PREFIX = "rule:"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def measure_quality(settings: Settings, use_case: UseCase, as_of: date, run_id: 
         for score_date in dates:
             found = _measure(settings, use_case, score_date)
             cost.rows += replace_measurements(settings, use_case, score_date, quality_names(use_case), found)
-    ours = [one for one in found if not one.model_version.startswith(RULE_PREFIX)]
+    version = published_version(settings, use_case, dates[-1]) if dates else ""
+    ours = [one for one in found if one.model_version == version]
     return QualityReport(
         as_of,
         tuple(dates),
@@ -128,15 +129,39 @@ def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_ve
             remedy=f"nightjar score --use-case {use_case.name} --date {score_date}",
         )
     keys = ", ".join(use_case.keys)
-    return f"SELECT {keys}, score FROM read_parquet({files}) WHERE score_source <> '{COLD_START_SOURCE}'"
+    return f"SELECT {keys}, score FROM read_parquet({files}) WHERE score_source <> '{COLD_START}'"
 
 
 def _measure(settings: Settings, use_case: UseCase, score_date: date) -> list[Measurement]:
-    version = registry.get_version(settings, use_case, published_version(settings, use_case, score_date))
-    scored = scored_by_all(settings, use_case, score_date, version.version)
-    qualities = {name: quality(use_case, rows, is_probability=name == version.version) for name, rows in scored.items()}
+    """Figures of what was published and of the simple rules, then those of versions that scored in its shadow."""
+    published = published_version(settings, use_case, score_date)
+    is_rule = published.startswith(RULE_PREFIX)
+    try:
+        scored = scored_by_all(settings, use_case, score_date, published)
+    except MissingPartition:
+        if is_rule:  # there was no past to learn its rates from: every list held popular items
+            return []
+        raise
+    qualities = {name: quality(use_case, rows, is_probability=name == published) for name, rows in scored.items()}
+    if is_rule:
+        return compare(use_case, qualities, published, 0)
+    version = registry.get_version(settings, use_case, published)
     best_rule = RULE_PREFIX + registry.validation_parameters(settings, version)["best_rule"]
-    return compare(use_case, qualities, best_rule, registry.validation_metrics(settings, version)["auc"])
+    found = compare(use_case, qualities, best_rule, registry.validation_metrics(settings, version)["auc"])
+    for other in sorted(name for day, name in scored_versions(settings, use_case) if day == score_date):
+        if other != published and not other.startswith(RULE_PREFIX):
+            found += _in_shadow(settings, use_case, score_date, other)
+    return found
+
+
+def _in_shadow(settings: Settings, use_case: UseCase, score_date: date, version: str) -> list[Measurement]:
+    """Figures of a version that readers did not see, without limits; none where it has not scored all candidates."""
+    try:
+        rows = scored_by_all(settings, use_case, score_date, version)[version]
+    except MissingPartition:
+        return []
+    figures = quality(use_case, rows, is_probability=True).named(use_case.top_n)
+    return [Measurement(metric, version, value) for metric, value in figures.items()]
 
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:

@@ -39,12 +39,15 @@ def open_registry(settings: Settings) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 wait for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     import mlflow
 
     settings.home.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(settings.mlflow_store)
     mlflow.set_registry_uri(settings.mlflow_store)
-    return mlflow.MlflowClient()
+    with reaching(settings):
+        return mlflow.MlflowClient()
 
 
 def experiment_id(settings: Settings, use_case: UseCase, client: "MlflowClient") -> str:
@@ -217,10 +220,11 @@ def _as_version(found: "RegisteredVersion") -> ModelVersion:
 def reaching(settings: Settings) -> Iterator[None]:
     """A block in which an error of the registry is an EngineFailure."""
     import mlflow
+    import sqlalchemy as sa
 
     try:
         yield
-    except mlflow.exceptions.MlflowException as error:
+    except (mlflow.exceptions.MlflowException, sa.exc.SQLAlchemyError) as error:
         raise EngineFailure(
             "the model registry did not answer as it should",
             where=settings.mlflow_store,

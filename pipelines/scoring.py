@@ -3,74 +3,90 @@
 from dataclasses import dataclass
 from datetime import date
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines import lake, registry
-from pipelines.engine import open_core, open_engine
-from pipelines.errors import SnapshotRefused
+from pipelines.champion import BASELINE, CACHED, CHAMPION, Chosen, choose_model
+from pipelines.engine import open_engine
+from pipelines.errors import ArtifactRefused, BadInput, EngineFailure, NightjarError, NoChampion, SnapshotRefused
+from pipelines.fallback import as_probability, popular_items
 from pipelines.features import end_of_day, feature_version
-from pipelines.labels import candidates_sql
+from pipelines.incidents import Incident, open_incident, resolve
+from pipelines.labels import candidates_sql, last_mature
+from pipelines.lineage import current_snapshot
+from pipelines.model import Model
+from pipelines.reasons import REASONS, add_reasons
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list
-from pipelines.training_set import Vector
-from pipelines.use_case import UseCase
+from pipelines.training_set import labelled_candidates, with_rules
+from pipelines.use_case import FeatureTable, UseCase
 
-CHAMPION_SOURCE, COLD_START_SOURCE = "champion", "cold_start"
+INCIDENTS: dict[type[NightjarError], str] = {
+    NoChampion: "no champion",
+    EngineFailure: "registry down",
+    ArtifactRefused: "champion refused",
+}
+_READERS_SEE = {
+    CHAMPION: "the champion's scores, from a verified local copy",
+    CACHED: "scores of an earlier champion, from a verified local copy",
+    BASELINE: "the ranking of the simple rule, as probabilities; is_low_confidence is set",
+}
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Which model scored which features, and how many candidates."""
+    """Which model or rule scored which features, how many rows, and why it was not the registry's champion."""
 
     as_of: date
     model_version: str
     feature_version: str
     rows: int
+    score_source: str
+    problem: str
 
 
 def score(
     settings: Settings, use_case: UseCase, as_of: date, run_id: str, model_version: str | None = None
 ) -> ScoreReport:
-    """Score every candidate of `as_of` with that version, else the champion, resolved once; keep all in the lake.
+    """Score every candidate of `as_of` and keep all in the lake, with reasons for the rows that are to be published.
 
-    Active entities without any candidate get the most popular items, with `score_source` cold_start.
+    The champion scores, resolved once; where it cannot, its last verified copy; else the baseline rule, and an
+    incident says so. Popular items fill the lists of active entities. A given `model_version` is not replaced.
 
     Raises:
-        NoChampion: there is none yet.
         MissingPartition: there is no feature snapshot of that date.
-        ArtifactRefused: the champion's files are not the registered ones, or its features are not in the snapshot.
+        SnapshotRefused: it is not what it should be.
+        ArtifactRefused: the given version's files are not the registered ones.
     """
     with measured(settings, use_case.scores_table, str(as_of), run_id) as cost:
-        version = (
-            registry.get_version(settings, use_case, model_version)
-            if model_version
-            else registry.champion(settings, use_case)
+        chosen = (
+            choose_model(settings, use_case) if model_version is None else _given(settings, use_case, model_version)
         )
-        model, _ = registry.load(settings, use_case, version)
         features = candidate_features(settings, use_case, as_of)
-        probability = model.predict(features, settings.threads)
         snapshot_version = feature_version(settings, use_case, as_of)
-        rows = rank_candidates(
-            settings,
-            use_case,
-            pa.concat_tables(
-                [
-                    _with_score(use_case, features, probability),
-                    cold_start_rows(settings, use_case, as_of, features.select([use_case.entity])),
-                ]
-            ),
-        )
-        stamped = _stamp(rows, as_of, version.version, snapshot_version)
+        if chosen.model is not None:
+            ranked = _by_model(settings, use_case, features, chosen.model, chosen.source)
+            problem = ""
+        else:
+            ranked, problem = _by_rule(settings, use_case, as_of, features, run_id)
+        popular = popular_items(settings, use_case, as_of, ranked)
+        rows = pa.concat_tables([ranked, popular], promote_options="default")
+        stamped = _stamp(rows, as_of, chosen.version, snapshot_version)
         lake.replace_where(
             settings.lake,
             use_case.scores_table,
             stamped,
-            predicate=f"as_of = '{as_of}' AND model_version = '{version.version}'",
+            predicate=f"as_of = '{as_of}' AND model_version = '{chosen.version}'",
             partition_by=["as_of", "model_version"],
         )
+        if model_version is None:
+            problem = _note(settings, use_case, as_of, chosen, run_id, problem)
         cost.rows = stamped.num_rows
-    return ScoreReport(as_of, version.version, snapshot_version, stamped.num_rows)
+    return ScoreReport(as_of, chosen.version, snapshot_version, stamped.num_rows, chosen.source, problem)
 
 
 def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
@@ -81,7 +97,7 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
         SnapshotRefused: a snapshot in the date's place is that of another date.
     """
     for table in use_case.feature_tables:
-        _require_fresh(settings, table.name, as_of)
+        _require_fresh(settings, use_case, table, as_of)
     joins = "".join(
         f" LEFT JOIN (SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM read_parquet("
         f"'{lake.require_snapshot(settings.lake, table.name, as_of)[0]}', hive_partitioning = false))"
@@ -97,43 +113,30 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
         return connection.sql(query).to_arrow_table()
 
 
-def _require_fresh(settings: Settings, table: str, as_of: date) -> None:
-    path, _ = lake.require_snapshot(settings.lake, table, as_of)
+def _require_fresh(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date) -> None:
+    path, _ = lake.require_snapshot(settings.lake, table.name, as_of)
     known_at = end_of_day(settings, as_of)
+    schema = pq.read_schema(path)
+    kinds = {name: str(schema.field(name).type) if name in schema.names else "missing" for name in table.features}
+    wrong = {name: kind for name, kind in kinds.items() if kind != "float"}
     with open_engine(settings) as connection:
         rows = connection.sql(f"SELECT DISTINCT event_timestamp FROM read_parquet({sql_list([path])})").fetchall()
     found = {instant for (instant,) in rows}
-    if found - {known_at}:
+    if wrong or found - {known_at}:
         raise SnapshotRefused(
-            "the features are not those of the date",
-            where=f"{table}, as_of={as_of}",
-            expected=f"what was known at {known_at}",
-            found=", ".join(map(str, sorted(found))),
-            remedy=f"nightjar features --date {as_of}",
+            "the features are not those of the date and of the use case",
+            where=f"{table.name}, as_of={as_of}",
+            expected=f"what was known at {known_at}, each feature a 32-bit float",
+            found=", ".join([*map(str, sorted(found)), *(f"{name}: {kind}" for name, kind in wrong.items())]),
+            remedy=f"nightjar features --use-case {use_case.name} --date {as_of}",
         )
 
 
-def cold_start_rows(settings: Settings, use_case: UseCase, as_of: date, known: pa.Table) -> pa.Table:
-    """The most popular items, scored by how common they are, for active entities that are not in `known`."""
-    query = f"""
-        SELECT {use_case.entity}, {use_case.item}, probability::DOUBLE AS score, '{COLD_START_SOURCE}' AS score_source
-        FROM ({use_case.active_sql}) ANTI JOIN known USING ({use_case.entity})
-        CROSS JOIN (
-            SELECT * FROM ({use_case.popular_sql})
-            WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({list(use_case.excluded_items)}::VARCHAR[]))
-            ORDER BY probability DESC, {use_case.item} LIMIT {use_case.top_n}
-        )
-    """
-    with open_core(settings, up_to=as_of) as connection:
-        connection.register("known", known)
-        return connection.sql(query, params={"as_of": as_of}).to_arrow_table()
-
-
-def rank_candidates(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa.Table:
-    """The rows with their rank within the entity; equal scores are ordered by item, so that ranks never waver."""
+def rank_candidates(settings: Settings, use_case: UseCase, rows: pa.Table, by: str = "score") -> pa.Table:
+    """The rows with their rank within the entity; equal ones are ordered by item, so that ranks never waver."""
     query = f"""
         SELECT *, row_number() OVER (
-            PARTITION BY {use_case.entity} ORDER BY score DESC, {use_case.item})::INTEGER AS rank
+            PARTITION BY {use_case.entity} ORDER BY {by} DESC, {use_case.item})::INTEGER AS rank
         FROM scored ORDER BY {use_case.entity}, rank
     """
     with open_engine(settings) as connection:
@@ -141,13 +144,85 @@ def rank_candidates(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa
         return connection.sql(query).to_arrow_table()
 
 
-def _with_score(use_case: UseCase, features: pa.Table, probability: Vector) -> pa.Table:
-    source = pa.array([CHAMPION_SOURCE] * len(probability), pa.string())
-    return (
-        features.select(list(use_case.keys))
-        .append_column("score", pa.array(probability, pa.float64()))
-        .append_column("score_source", source)
-    )
+def scored_versions(settings: Settings, use_case: UseCase) -> set[tuple[date, str]]:
+    """The dates and model versions (or rules) of which the lake holds scores."""
+    delta = lake.open_table(settings.lake, use_case.scores_table)
+    partitions = delta.partitions() if delta else []
+    return {(date.fromisoformat(one["as_of"]), one["model_version"]) for one in partitions}
+
+
+def _given(settings: Settings, use_case: UseCase, model_version: str) -> Chosen:
+    model, _ = registry.load(settings, use_case, registry.get_version(settings, use_case, model_version))
+    return Chosen(model, model_version, CHAMPION)
+
+
+def _by_model(settings: Settings, use_case: UseCase, features: pa.Table, model: Model, source: str) -> pa.Table:
+    """The candidates ranked by the model, with reasons for the first of each list."""
+    keys = ", ".join(use_case.keys)
+    probability = model.predict(features, settings.threads)
+    scored = features.select(list(use_case.keys)).append_column("score", pa.array(probability, pa.float64()))
+    scored = scored.append_column("is_low_confidence", pa.array(model.reliability.doubts(probability)))
+    ranked = rank_candidates(settings, use_case, scored.append_column("row", pa.array(np.arange(len(probability)))))
+    picked = np.sort(ranked.filter(pc.field("rank") <= use_case.top_n).column("row").to_numpy())
+    found = model.contributions(features, picked, settings.threads)
+    reasons = add_reasons(settings, use_case, features.take(pa.array(picked)), found)
+    with open_engine(settings) as connection:
+        connection.register("ranked", ranked.drop_columns("row"))
+        connection.register("reasons", reasons)
+        return connection.sql(
+            f"SELECT ranked.*, '{source}' AS score_source, {', '.join(REASONS)} "
+            f"FROM ranked LEFT JOIN reasons USING ({keys}) ORDER BY {use_case.entity}, rank"
+        ).to_arrow_table()
+
+
+def _by_rule(
+    settings: Settings, use_case: UseCase, as_of: date, features: pa.Table, run_id: str
+) -> tuple[pa.Table, str]:
+    """The candidates ranked by the baseline rule; none, and the reason, where its past cannot be had."""
+    day, problem = last_mature(use_case, as_of), ""
+    now = _with_rule(settings, use_case, features)
+    score = np.zeros(0)
+    try:
+        current_snapshot(settings, use_case, day, run_id)
+        past = _with_rule(settings, use_case, candidate_features(settings, use_case, day))
+        positive = labelled_candidates(settings, use_case, day).column("is_positive").to_numpy()
+        score = as_probability(past.column("rule").to_numpy(), positive, now.column("rule").to_numpy())
+    except BadInput as error:
+        now, problem = now.slice(0, 0), f"{error.what}: {error.where}"
+    scored = now.append_column("score", pa.array(score, pa.float64()))
+    ranked = rank_candidates(settings, use_case, scored, by="rule").drop_columns("rule")
+    shown = f"first by the simple rule {use_case.baseline_rule}, in place of a model"
+    texts = dict.fromkeys(REASONS) | {REASONS[0]: shown, "score_source": BASELINE}
+    for name, text in texts.items():
+        ranked = ranked.append_column(name, pa.array([text] * ranked.num_rows, pa.string()))
+    return ranked.append_column("is_low_confidence", pa.repeat(True, ranked.num_rows)), problem
+
+
+def _with_rule(settings: Settings, use_case: UseCase, features: pa.Table) -> pa.Table:
+    """Keys and `rule`, the value of the baseline rule; unknown is lowest."""
+    values = with_rules(settings, use_case, features).column(use_case.baseline_rule).to_numpy()
+    known = np.nan_to_num(values, nan=np.finfo(np.float64).min)
+    return features.select(list(use_case.keys)).append_column("rule", pa.array(known, pa.float64()))
+
+
+def _note(settings: Settings, use_case: UseCase, as_of: date, chosen: Chosen, run_id: str, unruled: str) -> str:
+    """Open, prolong or resolve the incident that the night's problem is, and give the problem in one line."""
+    error, found = chosen.problem, None
+    if error is not None:
+        cause = f"{error.what}: {error.found}" if error.found else error.what
+        sees = _READERS_SEE[chosen.source]
+        if unruled:
+            cause, sees = f"{cause}; the rule cannot score: {unruled}", "popular items on every list"
+        found = Incident(
+            kind=INCIDENTS[type(error)],
+            subject=f"model {use_case.name}, alias {CHAMPION}, version {chosen.champion or 'unknown'}",
+            cause=" ".join(cause.split()),
+            meaning=f"{use_case.scores_table} shows {sees}",
+            remedy=error.remedy,
+        )
+        open_incident(settings, use_case, as_of, found, run_id)
+    resolve(settings, use_case, as_of, tuple(INCIDENTS.values()), but=found)
+    return found.cause if found else ""
 
 
 def _stamp(rows: pa.Table, as_of: date, model_version: str, snapshot_version: str) -> pa.Table:

@@ -1,14 +1,67 @@
-"""What a challenger's nights in the shadow were worth, once their labels have matured."""
+"""The challenger in the shadow: it scores each night beside the champion, and is judged once labels mature."""
 
+from dataclasses import dataclass
 from datetime import date
 
-from pipelines.metrics import Interval
+import pyarrow as pa
+
+from pipelines import lake, registry
+from pipelines.errors import MissingPartition
+from pipelines.labels import last_mature
+from pipelines.metrics import Interval, paired_interval
+from pipelines.quality import scored_by_all
+from pipelines.scoring import score, scored_versions
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class ShadowReport:
+    """The challenger's rows in the lake; `reason` says why there are none."""
+
+    as_of: date
+    model_version: str
+    rows: int
+    reason: str
+
+
+def score_challenger(
+    settings: Settings, use_case: UseCase, as_of: date, run_id: str, published_version: str, problem: str
+) -> ShadowReport:
+    """Score a night with the challenger, beside what is published; readers see nothing of it.
+
+    `problem` is what kept the champion from scoring: there is nothing to compare with then.
+
+    Raises:
+        ArtifactRefused: the challenger's files are not the registered ones.
+        EngineFailure: the registry does not answer.
+    """
+    if problem:
+        return ShadowReport(as_of, "", 0, f"the champion did not score the night: {problem}")
+    challenger = registry.find_alias(settings, use_case, registry.CHALLENGER)
+    if challenger is None or challenger.version == published_version:
+        return ShadowReport(as_of, "", 0, "there is no challenger")
+    scored = score(settings, use_case, as_of, run_id, challenger.version)
+    return ShadowReport(as_of, challenger.version, scored.rows, "")
 
 
 def realised(
     settings: Settings, use_case: UseCase, ours: str, theirs: str | None, known_until: date
 ) -> Interval | None:
-    """Paired gain in NDCG over all matured dates that both versions have scored in the lake; none: there is none."""
-    return None
+    """Paired gain in NDCG over all matured dates that both versions have scored in the lake; none: there is none.
+
+    A date counts once its labels are written and if both have scored all of its candidates.
+    """
+    if theirs is None:
+        return None
+    stored, newest = scored_versions(settings, use_case), last_mature(use_case, known_until)
+    pairs = []
+    for day in lake.dates_of(settings.lake, use_case.labels_table, "as_of"):
+        if day <= newest and {(day, ours), (day, theirs)} <= stored:
+            try:
+                pairs.append([scored_by_all(settings, use_case, day, name)[name] for name in (ours, theirs)])
+            except MissingPartition:
+                continue
+    if not pairs:
+        return None
+    return paired_interval(use_case, *(pa.concat_tables(part) for part in zip(*pairs, strict=True)))

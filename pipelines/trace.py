@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines import ledger, registry, warehouse
+from pipelines.champion import RULE_PREFIX
 from pipelines.contracts import CORE_TABLES
 from pipelines.engine import open_core
 from pipelines.errors import NotPublished
@@ -22,7 +23,7 @@ _LOGGED = ("business_date", "table_name", "source_file", "source_sha256", "rows_
 
 
 def trace(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> dict[str, Any]:
-    """What a published row rests on: `row`, `training`, `features`, and `files`.
+    """What a published row rests on: `row`, `training` (empty for a simple rule), `features`, and `files`.
 
     The files brought the entity's own rows that its features saw, newest first.
 
@@ -44,16 +45,21 @@ def trace(settings: Settings, use_case: UseCase, score_date: date, entity: int, 
             found=row or "no row",
             remedy=f"ask for a row as it stands in {table.name}, published since the ledger is kept",
         )
-    lineage = lineage_of(settings, use_case, row["model_version"])
-    training = {
-        "model_version": row["model_version"],
-        "mlflow_run_id": registry.get_version(settings, use_case, row["model_version"]).mlflow_run_id,
+    is_rule = row["model_version"].startswith(RULE_PREFIX)
+    training = {} if is_rule else _training(settings, use_case, row["model_version"])
+    files = _files(settings, use_case, made, entity)
+    return {"row": row, "training": training, "features": made.model_dump(), "files": files}
+
+
+def _training(settings: Settings, use_case: UseCase, model_version: str) -> dict[str, Any]:
+    lineage = lineage_of(settings, use_case, model_version)
+    return {
+        "model_version": model_version,
+        "mlflow_run_id": registry.get_version(settings, use_case, model_version).mlflow_run_id,
         "code_version": lineage.code_version,
         "training_set_sha256": lineage.training_set_sha256,
         "snapshots": {str(one.features.as_of): one.features.version for one in lineage.snapshots},
     }
-    files = _files(settings, use_case, made, entity)
-    return {"row": row, "training": training, "features": made.model_dump(), "files": files}
 
 
 def as_tree(values: Mapping[str, Any], tree: Tree | None = None) -> Tree:

@@ -15,6 +15,7 @@ from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
+_REASONS = {1: "the strongest", 2: "the second", 3: "the third"}
 METADATA = MetaData()
 
 KPI_DAILY, KPI_WEEKLY = (
@@ -211,8 +212,10 @@ def scores_table(use_case: UseCase) -> Table:
         Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is the likeliest"),
         Column(use_case.item, Text, nullable=False, comment="What"),
         Column("score", Float, nullable=False, comment=f"Calibrated probability. {use_case.question}"),
-        Column("score_source", String(16), nullable=False, comment="champion, baseline or cold_start"),
-        Column("model_version", String(32), nullable=False, comment="Registry version of the model"),
+        Column("score_source", String(16), nullable=False, comment="champion, cached, baseline or cold_start"),
+        *(Column(f"reason_{n}", Text, comment=f"Why, in words: {what} reason") for n, what in _REASONS.items()),
+        Column("is_low_confidence", Boolean, nullable=False, comment="Whether validation does not vouch for the score"),
+        Column("model_version", String(32), nullable=False, comment="Registry version of the model, or rule:<name>"),
         Column("feature_version", String(64), nullable=False, comment="Version of the feature snapshot"),
         Column("run_id", String(250), nullable=False, comment="Run that published the row"),
         sa.UniqueConstraint("score_date", use_case.entity, use_case.item),
@@ -258,6 +261,8 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
 
 def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
     """Create every table and view that is missing; existing ones stay as they are."""
+    from pipelines import incidents  # noqa: F401  # its table joins METADATA
+
     with open_warehouse(settings) as connection:
         METADATA.create_all(connection)
         _create_view(connection, "ops__reconciliation", RECONCILIATION)

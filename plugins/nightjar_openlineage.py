@@ -47,6 +47,7 @@ def _of_use_case(use_case: UseCase) -> Edges:
         "promote_model": (model, [*model, *_tables("warehouse", ["ops__promotion_log"])]),
         "restore_version": ([*features, *model], [*scored, *published, *_tables("warehouse", ["ops__promotion_log"])]),
         "score_candidates": ([*core, *features, *model], scored),
+        "score_challenger": ([*core, *features, *model], scored),
         "publish_scores": ([*core, *scored], published),
         "record_outcomes": ([*core, *features, *published], [*labels, *outcomes]),
         "measure_quality": ([*features, *labels, *scored, *model], metrics),

@@ -117,6 +117,8 @@ def publish(
             use_case.item: item,
             "score": 1 - rank / 10,
             "score_source": "champion",
+            "reason_1": "bought before",
+            "is_low_confidence": False,
             "model_version": version,
             "feature_version": "f",
             "run_id": "test",
@@ -128,18 +130,20 @@ def publish(
         warehouse.replace_rows(connection, warehouse.scores_table(use_case), rows, score_date=day(number))
 
 
-def put_scores(settings: Settings, number: int, scores: Iterable[tuple[int, str, float, str]]) -> None:
-    """Keep scores of version 1 in the lake: household, category, score and source."""
+def put_scores(
+    settings: Settings, number: int, scores: Iterable[tuple[int, str, float, str]], version: str = "1"
+) -> None:
+    """Keep scores of a version in the lake: household, category, score and source."""
     rows = [
         {"household_id": who, "product_category": what, "score": score, "score_source": source}
-        | {"as_of": day(number), "model_version": "1"}
+        | {"as_of": day(number), "model_version": version}
         for who, what, score, source in scores
     ]
     lake.replace_where(
         settings.lake,
         SHOP.scores_table,
         pa.Table.from_pylist(rows),
-        predicate=f"as_of = '{day(number)}' AND model_version = '1'",
+        predicate=f"as_of = '{day(number)}' AND model_version = '{version}'",
         partition_by=["as_of", "model_version"],
     )
 
