@@ -7,7 +7,7 @@ import pytest
 from corner_shop import SHOP, day, log, publish, put_scores, register, rows_of, sell, snapshot
 
 from pipelines import warehouse
-from pipelines.errors import UnknownVersion, MissingPartition
+from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.monitoring import decide_retraining, measure_drift
 from pipelines.retraining import Evidence, apply_policy
