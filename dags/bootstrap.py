@@ -21,6 +21,7 @@ from airflow.sdk import DAG, TaskGroup, XComArg, cross_downstream, task
 
 from nightjar_dags import PLATFORM_OWNER, dag_arguments, date_param, plain, run_dates, skip_unless
 from nightjar_openlineage import show_tables
+from nightjar_promotion import add_promotion, patience
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -90,13 +91,6 @@ def first_champion(use_case: UseCase, history: XComArg) -> XComArg:
         return plain(train(SETTINGS, use_case, *training_date()))
 
     @task
-    def promote_model(trained: dict[str, Any]) -> object:
-        """Make the new version champion if it passes the gate."""
-        from pipelines.promotion import promote
-
-        return plain(promote(SETTINGS, use_case, trained["model_version"], training_date()[1]))
-
-    @task
     def build_features() -> object:
         """Write the feature snapshot as of the training date."""
         from pipelines.features import build_features
@@ -126,13 +120,15 @@ def first_champion(use_case: UseCase, history: XComArg) -> XComArg:
 
     with TaskGroup(use_case.name) as steps:
         scored = score_candidates()
-        cross_downstream([promote_model(train_model()), build_features()], [materialise_features(), scored])
+        promoted = add_promotion(SETTINGS, use_case, train_model(), training_date, with_ablation=False)
+        cross_downstream([promoted, build_features()], [materialise_features(), scored])
         published = publish_scores(scored)
     history >> steps
     return published
 
 
-with DAG("bootstrap", schedule=None, params=PARAMS, **dag_arguments(__doc__, PLATFORM_OWNER, "core")) as dag:
+ARGUMENTS = dag_arguments(__doc__, PLATFORM_OWNER, "core", patience=patience(SETTINGS))
+with DAG("bootstrap", schedule=None, params=PARAMS, **ARGUMENTS) as dag:
     ingested = ingest_history()
     [prepare_stores(), land_files()] >> ingested
     [first_champion(use_case, ingested) for use_case in USE_CASES] >> ingest_catch_up()

@@ -2,8 +2,9 @@
 
 **What** Builds the weekly feature snapshots and labels that are missing, joins them point in time with Feast,
 cross-validates in time order against the simple rules, fits and calibrates a LightGBM model, registers it in
-MLflow, and promotes it if it passes the gate. `announce_champion` is skipped, with the reason, when the gate
-refuses.
+MLflow, judges it against the champion on rows that neither knows, and promotes it if it passes. Where the setting
+`NIGHTJAR_PROMOTION` is `approval`, `ask_approval` waits for the answer of somebody other than who started the run,
+and silence means no. `announce_champion` is skipped, with the reason, when gate or person refuses.
 
 **When, and why then** When `monitor__<use case>` has asked for it for a business date, or by hand: give the
 date in the form as *Train with data up to*, or as the partition key. There is no calendar of its own; the age
@@ -13,13 +14,13 @@ of the champion is one of the reasons for which the monitor asks.
 and a model version in MLflow, `ops__promotion_log`, and the version's model card (see *Model cards*).
 
 **When it fails** The champion stays and the nights go on with it. The log's last lines name the error and the
-remedy; clear the failed task once the cause is mended. A model that the gate refused is no failure: compare
-it with the champion in MLflow.
+remedy; clear the failed task once the cause is mended. A model that gate or person refused is no failure:
+compare it with the champion in MLflow. Clear `ask_approval` to ask again.
 """
 
 from typing import Any
 
-from airflow.sdk import DAG, PartitionedAssetTimetable, task
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, get_current_context, task
 
 from nightjar_dags import (
     announce,
@@ -32,6 +33,7 @@ from nightjar_dags import (
     skip_unless,
 )
 from nightjar_openlineage import show_tables
+from nightjar_promotion import add_promotion, patience
 from pipelines.settings import load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -43,6 +45,14 @@ AS_OF = date_param(
     "Last business date whose rows the training may see, such as 2017-11-12. "
     "Leave it empty when the run has a partition key, which then says the same.",
 )
+SEARCH_MINUTES = Param(
+    0,
+    "Minutes for a search of hyper-parameters; 0 takes those of the use case.",
+    title="Minutes of search",
+    type="number",
+    minimum=0,
+    maximum=30,
+)
 
 
 def train_dag(use_case: UseCase) -> None:
@@ -50,8 +60,8 @@ def train_dag(use_case: UseCase) -> None:
     with DAG(
         f"train__{use_case.name}",
         schedule=PartitionedAssetTimetable(assets=retrain_asset(use_case)),
-        params={"as_of": AS_OF},
-        **dag_arguments(__doc__, use_case.owner, use_case.name),
+        params={"as_of": AS_OF, "search_minutes": SEARCH_MINUTES},
+        **dag_arguments(__doc__, use_case.owner, use_case.name, patience=patience(SETTINGS)),
     ) as dag:
 
         @task
@@ -59,32 +69,16 @@ def train_dag(use_case: UseCase) -> None:
             """Build what is missing of the training set, train, compare with the simple rules, register."""
             from pipelines.training import train
 
-            return plain(train(SETTINGS, use_case, *run_date()))
-
-        @task
-        def promote_model(trained: dict[str, Any]) -> object:
-            """Make the new version champion if it passes the gate; either way, write down why."""
-            from pipelines.promotion import promote
-
-            return plain(promote(SETTINGS, use_case, trained["model_version"], run_date()[1]))
+            minutes = get_current_context()["params"]["search_minutes"]
+            return plain(train(SETTINGS, use_case, *run_date(), search_minutes=minutes))
 
         @task(outlets=[model_asset(use_case)])
         def announce_champion(promoted: dict[str, Any]) -> None:
-            """Tell the readers of the asset that there is a new champion; skip if the gate refused it."""
+            """Tell the readers of the asset that there is a new champion; skip if it was refused."""
             skip_unless(promoted["is_promoted"], promoted["reason"])
             announce(model_asset(use_case), run_date()[0], model_version=promoted["model_version"])
 
-        @task
-        def write_model_card(trained: dict[str, Any]) -> object:
-            """Write what the version is good for, and for whom not; nothing waits for it."""
-            from pipelines.model_card import write_card
-
-            return plain(write_card(SETTINGS, use_case, trained["model_version"], *run_date()))
-
-        trained = train_model()
-        promoted = promote_model(trained)
-        announce_champion(promoted)
-        promoted >> write_model_card(trained)
+        announce_champion(add_promotion(SETTINGS, use_case, train_model(), run_date, with_ablation=True))
         show_tables(dag, [use_case])
 
 

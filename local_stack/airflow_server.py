@@ -18,7 +18,7 @@ from pipelines.errors import EngineFailure
 from pipelines.settings import PREFIX, PROJECT, Settings
 
 NAME = "airflow"
-USER = "admin"
+USER, APPROVER, VIEWER = "admin", "approver", "viewer"  # nobody approves the model that they trained
 POOL, POOL_SLOTS = "nightjar", 2
 LAST_DATE_OF_THE_DATA = "2017-12-31"
 NO_TELEMETRY = {
@@ -90,7 +90,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
             "parallelism": 4,
             "fernet_key": keys["fernet"],
             "execution_api_server_url": f"{url}/execution/",
-            "simple_auth_manager_users": f"{USER}:admin,viewer:viewer",
+            "simple_auth_manager_users": f"{USER}:admin,{APPROVER}:user,{VIEWER}:viewer",
             "simple_auth_manager_passwords_file": home / "passwords.json",
         },
         "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
@@ -125,7 +125,7 @@ def private_keys(settings: Settings) -> dict[str, str]:
         folder.chmod(0o700)
         fernet = base64.urlsafe_b64encode(os.urandom(32)).decode()
         drawn = {name: secrets.token_urlsafe(32) for name in ("jwt", "api")}
-        passwords = {name: secrets.token_urlsafe(9) for name in (USER, "viewer")}
+        passwords = {name: secrets.token_urlsafe(9) for name in (USER, APPROVER, VIEWER)}
         _write_private(folder / "passwords.json", passwords)
         _write_private(file, {"fernet": fernet, "password": passwords[USER]} | drawn)
     keys: dict[str, str] = json.loads(file.read_text())
@@ -139,10 +139,10 @@ def _write_private(file: Path, content: Mapping[str, str]) -> None:
 
 
 class Airflow:
-    """Airflow's REST interface, with the administrator's rights."""
+    """Airflow's REST interface, with the rights of a user: the administrator's, if no other is named."""
 
-    def __init__(self, server: Server, password: str) -> None:
-        self.server, self._password = server, password
+    def __init__(self, server: Server, password: str, user: str = USER) -> None:
+        self.server, self._password, self._user = server, password, user
         self._http = httpx.Client(base_url=server.url, timeout=30, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -188,7 +188,7 @@ class Airflow:
         return f"not read yet: {', '.join(unknown)}; broken: {broken or 'none'}" if unknown else ""
 
     def _log_in(self) -> None:
-        answer = self._call("POST", "/auth/token", {"username": USER, "password": self._password})
+        answer = self._call("POST", "/auth/token", {"username": self._user, "password": self._password})
         self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
 
     def _create_pool(self) -> None:

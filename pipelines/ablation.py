@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import feature_store
-from pipelines.cross_validation import models_of
+from pipelines.bundle import ModelFacts
 from pipelines.labels import last_mature
 from pipelines.lineage import Lineage
 from pipelines.metrics import paired_interval, quality
-from pipelines.model import fit_booster, weighted
+from pipelines.model import fit_booster, within_and_level
 from pipelines.settings import Settings
 from pipelines.training_set import Snapshot, load_snapshot, missed_positives, scored_table
 from pipelines.use_case import UseCase
@@ -26,7 +26,7 @@ class _Fold:
     """The newest training snapshot, and the older ones whose labels it may know."""
 
     use_case: UseCase
-    kind: str
+    facts: ModelFacts
     older: Sequence[Snapshot]
     newest: Snapshot
     missed: pa.Table
@@ -37,24 +37,25 @@ class _Fold:
         kept = [place for place, name in enumerate(names) if name not in left_out]
         older = [Snapshot(one.as_of, one.rows, one.matrix[:, kept], one.entity) for one in self.older]
         matrix, features = np.ascontiguousarray(self.newest.matrix[:, kept]), [names[place] for place in kept]
-        plan, weights = self.use_case.training, models_of(self.use_case.training)[self.kind]
+        plan, weights = self.use_case.training, {part.name: part.weight for part in self.facts.components}
         started = time.process_time()
         boosters = {name: fit_booster(plan, name, features, older, threads) for name in weights}
         fitted = time.process_time()
         raw = {name: one.predict(matrix, raw_score=True, num_threads=threads) for name, one in boosters.items()}
         cost = {"fit_cpu_s": fitted - started, "predict_cpu_s": time.process_time() - fitted}
-        scored = scored_table(self.use_case, self.newest.rows, weighted(raw, weights), self.missed)
+        score = self.facts.calibration.log_odds(within_and_level(raw, weights, self.newest.entities))
+        scored = scored_table(self.use_case, self.newest.rows, score, self.missed)
         found = quality(self.use_case, scored, is_probability=False)
         return scored, {"ndcg": found.ndcg_at_n, "auc": found.auc or float("nan"), **cost}
 
 
-def ablate(settings: Settings, use_case: UseCase, lineage: Lineage, kind: str) -> dict[str, Figures]:
-    """What a model of the kind loses without each group of features of `reasons`; `all features` has its own figures.
+def ablate(settings: Settings, use_case: UseCase, lineage: Lineage, facts: ModelFacts) -> dict[str, Figures]:
+    """What a version loses without each group of features of `reasons`, by group; `all features` has its own figures.
 
-    Judged on the newest training snapshot, trained on older ones. Losses are in NDCG (paired, with a 95 % interval by
-    entity) and in AUC; costs and savings in CPU seconds.
+    Judged on the newest training snapshot, trained on older ones, components put together as the version's are.
+    Losses are in NDCG (paired, with a 95 % interval by entity) and in AUC; costs and savings in CPU seconds.
     """
-    fold = _load(settings, use_case.model_copy(update={"training": lineage.plan}), lineage, kind)
+    fold = _load(settings, use_case.model_copy(update={"training": lineage.plan}), lineage, facts)
     scored, whole = fold.judge((), settings.threads)
     found: dict[str, Figures] = {ALL: {"features": len(use_case.features), **whole}}
     for group in use_case.reasons:
@@ -74,9 +75,9 @@ def ablate(settings: Settings, use_case: UseCase, lineage: Lineage, kind: str) -
     return found
 
 
-def _load(settings: Settings, use_case: UseCase, lineage: Lineage, kind: str) -> _Fold:
+def _load(settings: Settings, use_case: UseCase, lineage: Lineage, facts: ModelFacts) -> _Fold:
     store, dates = feature_store.open_store(settings, use_case), [one.features.as_of for one in lineage.snapshots]
     known = [day for day in dates if day <= last_mature(use_case, dates[-1])]
     older = [load_snapshot(settings, use_case, store, day, only_sampled=True) for day in known]
     newest = load_snapshot(settings, use_case, store, dates[-1], only_sampled=False)
-    return _Fold(use_case, kind, older, newest, missed_positives(settings, use_case, dates[-1]))
+    return _Fold(use_case, facts, older, newest, missed_positives(settings, use_case, dates[-1]))

@@ -133,7 +133,7 @@ def as_markdown(use_case: UseCase, report: WalkReport) -> str:
     )
     lines = [head, "|---|---|---|---|---|---|---|---|---|---|"]
     told = [(f"{week.score_date} | {week.train_as_of} | {week.model}", week.rule, week.judged) for week in report.weeks]
-    for first, rule, judged in [*told, ("**all** | | ", "", report.judged)]:
+    for first, rule, judged in [*told, ("**all** | – | –", "", report.judged)]:
         ours, gain = judged.champion, judged.gain
         lines.append(
             f"| {first} | {ours.ndcg_at_n:.4f} | {ours.auc or 0:.4f} | {ours.ece or 0:.4f} | {rule} | "

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -65,7 +66,8 @@ def write_bundle(settings: Settings, model: Model, facts: Mapping[str, object], 
     folder.mkdir(parents=True, exist_ok=True)
     components = []
     for part in model.components:
-        content = part.booster.model_to_string().encode()
+        # How many threads have grown the trees is no property of theirs, and must not change the model's hash.
+        content = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", part.booster.model_to_string()).encode()
         file = f"{part.name}.txt"
         (folder / file).write_bytes(content)
         components.append(TreesFile(name=part.name, file=file, sha256=_sha256(content), weight=part.weight))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_quarantine
+from pipelines import cli_model, cli_quarantine
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -25,6 +25,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich
 rebuild = typer.Typer(no_args_is_help=True, help="Make again what was made before, bit for bit.")
 app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
+app.add_typer(cli_model.app, name="model")
+app.command()(cli_model.rollback)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
@@ -81,6 +83,7 @@ def train(
 
     Example: nightjar train --date 2017-11-12
     """
+    from pipelines.gate import judge
     from pipelines.promotion import promote
     from pipelines.training import train
 
@@ -88,7 +91,11 @@ def train(
     with _bars() as progress:
         report = train(settings, use_case, day.date(), CLI_RUN, search_minutes=search_minutes, progress=progress)
     _print_quality(use_case, report.quality)
-    _print(promote(settings, use_case, report.model_version, CLI_RUN))
+    judged = judge(settings, use_case, report.model_version, day.date(), CLI_RUN)
+    if judged.is_passed and settings.promotion == "approval":
+        console.print(f"version {judged.model_version} waits for somebody else: nightjar model promote")
+    else:
+        _print(promote(settings, use_case, report.model_version, CLI_RUN))
 
 
 @app.command()

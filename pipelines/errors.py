@@ -110,6 +110,18 @@ class NoChampion(BadInput):
     """No model version carries the alias `champion`."""
 
 
+class UnknownVersion(BadInput):
+    """No model version of that number is registered."""
+
+
+class NotJudged(BadInput):
+    """A version was never before the gate, or not since the champion has changed."""
+
+
+class HistoryAltered(BadInput):
+    """The log of promotions is not as it was written, or the champion is not the one that it tells of."""
+
+
 class SnapshotRefused(BadInput):
     """A snapshot or its labels are not, bit for bit, what the ledger says was written."""
 

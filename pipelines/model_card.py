@@ -41,10 +41,12 @@ class ModelCardReport:
     page: str
 
 
-def write_card(settings: Settings, use_case: UseCase, model_version: str, as_of: date, run_id: str) -> ModelCardReport:
+def write_card(
+    settings: Settings, use_case: UseCase, model_version: str, as_of: date, run_id: str, *, with_ablation: bool = True
+) -> ModelCardReport:
     """Write a version's card: to its MLflow run as Markdown and HTML, to its description there, and to the pages.
 
-    The first call for a version makes the ablation, which takes minutes; it is kept with the run.
+    The first call for a version makes the ablation, if wanted, which takes minutes; it is kept with the run.
 
     Raises:
         ArtifactRefused: a file of the version cannot be read.
@@ -52,7 +54,7 @@ def write_card(settings: Settings, use_case: UseCase, model_version: str, as_of:
     """
     with measured(settings, f"{CARD}__{use_case.name}", str(as_of), run_id), TemporaryDirectory() as folder:
         version = registry.get_version(settings, use_case, model_version)
-        told = card_facts(settings, use_case, version) | {"as_of": as_of}
+        told = card_facts(settings, use_case, version, with_ablation=with_ablation) | {"as_of": as_of}
         pictures = {name: registry.fetch(settings, use_case, version, name) for name in PICTURES}
         if told["slices"]:
             plot_slices(told["slices"], Path(folder) / SLICES)
@@ -72,7 +74,9 @@ def write_card(settings: Settings, use_case: UseCase, model_version: str, as_of:
     return ModelCardReport(as_of, model_version, told["trust"], str(page.relative_to(settings.home)))
 
 
-def card_facts(settings: Settings, use_case: UseCase, version: ModelVersion) -> dict[str, Any]:
+def card_facts(
+    settings: Settings, use_case: UseCase, version: ModelVersion, *, with_ablation: bool = True
+) -> dict[str, Any]:
     """Everything that the card tells, by the names that its template uses; `gate` is empty where none has judged."""
 
     def read(name: str) -> str:
@@ -88,11 +92,12 @@ def card_facts(settings: Settings, use_case: UseCase, version: ModelVersion) -> 
         }
     lineage = Lineage.model_validate_json(read(registry.LINEAGE_FILE))
     facts = ModelFacts.model_validate_json(read(f"{FOLDER}/{MANIFEST}"))
-    if ABLATION_FILE not in kept:
-        made = ablate(settings, use_case, lineage, facts.kind)
+    if with_ablation and ABLATION_FILE not in kept:
+        made = ablate(settings, use_case, lineage, facts)
         with registry.reaching(settings):
             client.log_text(run, json.dumps(made, indent=1), ABLATION_FILE)
-    ablation = json.loads(read(ABLATION_FILE))
+        kept.add(ABLATION_FILE)
+    ablation = json.loads(read(ABLATION_FILE)) if ABLATION_FILE in kept else {}
     gate = json.loads(read(registry.GATE_FILE)) if registry.GATE_FILE in kept else {}
     told = {"use_case": use_case, "version": version, "facts": facts, "lineage": lineage, "gate": gate}
     told |= {"whole": ablation.pop(ALL, None), "ablation": ablation}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.bundle import FOLDER, ModelFacts, read_bundle
 from pipelines.drift import ColumnReference
-from pipelines.errors import ArtifactRefused, EngineFailure, NoChampion
+from pipelines.errors import ArtifactRefused, EngineFailure, NoChampion, UnknownVersion
 from pipelines.model import Model
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 REFERENCE_FILE, LINEAGE_FILE = "reference.json", "lineage.json"
 VALIDATION_FILE, GATE_FILE = "validation.json", "gate.json"
-BUNDLE_TAG = "bundle_sha256"
+BUNDLE_TAG, TRAINER_TAG = "bundle_sha256", "trainer"
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,50 @@ def set_alias(settings: Settings, use_case: UseCase, alias: str, version: str | 
 
 
 def get_version(settings: Settings, use_case: UseCase, version: str) -> ModelVersion:
-    """A registered version by its number."""
+    """A registered version by its number.
+
+    Raises:
+        UnknownVersion: there is none.
+    """
+    client = open_registry(settings)
     with reaching(settings):
-        return _as_version(open_registry(settings).get_model_version(use_case.name, version))
+        numbers = [str(one.version) for one in client.search_model_versions(f"name = '{use_case.name}'")]
+        if version not in numbers:
+            raise UnknownVersion(
+                "no such model version is registered",
+                where=f"registered model {use_case.name}",
+                expected=f"one of {', '.join(sorted(numbers, key=int)) or 'none yet'}",
+                found=version,
+                remedy="give the number of one that is",
+            )
+        return _as_version(client.get_model_version(use_case.name, version))
+
+
+def trainer(settings: Settings, version: ModelVersion) -> str:
+    """Who asked for the version's training: as noted, else the account that MLflow saw."""
+    noted = version.tags.get(TRAINER_TAG)
+    with reaching(settings):
+        return noted or str(open_registry(settings).get_run(version.mlflow_run_id).data.tags.get("mlflow.user", ""))
+
+
+def note_trainer(settings: Settings, use_case: UseCase, version: str, name: str) -> None:
+    """Note who asked for the version's training, for whoever is to approve it."""
+    with reaching(settings):
+        open_registry(settings).set_model_version_tag(use_case.name, version, TRAINER_TAG, name)
+
+
+def model_tag(settings: Settings, use_case: UseCase, tag: str) -> str:
+    """A tag of the registered model itself, which all its versions share; empty where there is none."""
+    client = open_registry(settings)
+    with reaching(settings):
+        model = next(iter(client.search_registered_models(f"name = '{use_case.name}'")), None)
+    return str(model.tags.get(tag, "")) if model else ""
+
+
+def set_model_tag(settings: Settings, use_case: UseCase, tag: str, value: str) -> None:
+    """Set a tag of the registered model itself."""
+    with reaching(settings):
+        open_registry(settings).set_registered_model_tag(use_case.name, tag, value)
 
 
 def validation_metrics(settings: Settings, version: ModelVersion) -> dict[str, float]:

@@ -90,7 +90,7 @@ class GatePolicy(_Frozen):
     max_slice_rate_gap: float = Field(0.02, gt=0, lt=1, description="Mean score less observed rate in a slice")
     min_slice_positives: int = Field(200, ge=1, description="A slice with fewer positives is not judged")
     max_score_shift: float = Field(0.25, gt=0, description="Population stability index of the scores, to champion")
-    max_item_share_rise: float = Field(0.1, gt=0, le=1, description="Of the lists that an item is in")
+    max_item_share_rise: float = Field(0.15, gt=0, le=1, description="Of the lists that an item is in")
     max_cost_ratio: float = Field(5, gt=1, description="Of the CPU time of training, and of scoring, to champion")
 
 

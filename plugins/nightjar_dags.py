@@ -37,7 +37,7 @@ def model_asset(use_case: UseCase) -> Asset:
     return Asset(f"model__{use_case.name}")
 
 
-def dag_arguments(page: str | None, owner: str, *tags: str) -> dict[str, Any]:
+def dag_arguments(page: str | None, owner: str, *tags: str, patience: timedelta = timedelta(hours=6)) -> dict[str, Any]:
     """Arguments of every DAG: its page, tags and owner; one run at a time; tasks that retry what may heal."""
     return {
         "doc_md": page,
@@ -46,7 +46,7 @@ def dag_arguments(page: str | None, owner: str, *tags: str) -> dict[str, Any]:
         "catchup": False,
         "max_active_runs": 1,
         "max_active_tasks": 4,
-        "dagrun_timeout": timedelta(hours=6),
+        "dagrun_timeout": patience,
         "tags": ["nightjar", *tags],
         "default_args": {
             "owner": owner,

@@ -20,7 +20,12 @@ HEAVY = (
     *("lightgbm", "feast", "mlflow", "great_expectations"),
 )
 USE_CASES = list(load_use_cases(Settings()))
-KINDS = ("score", "monitor", "train")
+KINDS = ("score", "monitor", "train", "rollback")
+DATES = {
+    *(("bootstrap", f"{kind}_date") for kind in ("first", "train", "last")),
+    *((f"train__{name}", "as_of") for name in USE_CASES),
+    *((f"rollback__{name}", f"{kind}_date") for name in USE_CASES for kind in ("first", "last")),
+}
 DAG_FILES = sorted((PROJECT / "dags").glob("*.py"))
 
 
@@ -31,7 +36,7 @@ def bag(read_dags):
     return bag
 
 
-def test_there_are_three_shared_dags_and_three_for_each_use_case(bag):
+def test_there_are_three_shared_dags_and_four_for_each_use_case(bag):
     of_use_cases = {f"{kind}__{name}" for name in USE_CASES for kind in KINDS}
     assert set(bag.dags) == {"ingest", "bootstrap", "janitor"} | of_use_cases
 
@@ -113,7 +118,8 @@ def test_partitioned_assets_join_the_dags_of_a_use_case(bag):
             assert timetable.asset_condition.name == asset
         assert emitted(bag.dags[f"score__{name}"]) == {"publish_scores": [f"scores__{name}"]}
         assert emitted(bag.dags[f"monitor__{name}"]) == {"request_training": [f"retrain__{name}"]}
-        assert emitted(bag.dags[f"train__{name}"]) == {"announce_champion": [f"model__{name}"]}
+        for kind in ("train", "rollback"):
+            assert emitted(bag.dags[f"{kind}__{name}"]) == {"announce_champion": [f"model__{name}"]}
     assert emitted(bag.dags["ingest"]) == {"ingest_day": ["core__transactions"]}
 
 
@@ -144,26 +150,42 @@ def test_the_schedule_ends_after_the_run_of_its_last_business_date(read_dags, da
 
 @pytest.mark.parametrize("nonsense", ["soon", "2017-13-01", "2017-11-31", "20171119", 7, True, {"a": 1}])
 def test_params_refuse_what_is_no_date(bag, nonsense):
-    params = {(dag.dag_id, name) for dag in bag.dags.values() for name in dag.params}
-    assert params == {
-        ("bootstrap", "first_date"),
-        ("bootstrap", "train_date"),
-        ("bootstrap", "last_date"),
-        *((f"train__{name}", "as_of") for name in USE_CASES),
-    }
-    for dag_id, name in params:
+    for dag_id, name in DATES:
         with pytest.raises(ParamValidationError):
             bag.dags[dag_id].params.get_param(name).resolve(nonsense)
 
 
-def test_params_describe_themselves_in_the_trigger_form(bag):
+def test_every_param_describes_itself_in_the_trigger_form(bag):
     for dag in bag.dags.values():
         for name in dag.params:
             param = dag.params.get_param(name)
             assert param.description
             assert param.schema["title"]
-            assert param.schema["format"] == "date"
-            assert param.resolve(str(date(2017, 11, 12))) == "2017-11-12"
+    params = {(dag.dag_id, name) for dag in bag.dags.values() for name in dag.params}
+    assert params == DATES | {
+        (f"{kind}__{name}", param)
+        for name in USE_CASES
+        for kind, param in (("train", "search_minutes"), ("rollback", "model_version"), ("rollback", "reason"))
+    }
+
+
+def test_a_param_for_a_date_takes_one_as_people_write_it(bag):
+    for dag_id, name in DATES:
+        param = bag.dags[dag_id].params.get_param(name)
+        assert param.schema["format"] == "date"
+        assert param.resolve(str(date(2017, 11, 12))) == "2017-11-12"
+
+
+def test_nobody_is_asked_unless_the_setting_says_so(bag, read_dags):
+    assert not [task for dag in bag.dags.values() for task in dag.task_ids if "ask_approval" in task]
+    bag = read_dags(NIGHTJAR_PROMOTION="approval", NIGHTJAR_APPROVAL_TIMEOUT_HOURS="30")
+    assert not bag.import_errors
+    asked = {dag.dag_id: task for dag in bag.dags.values() for task in dag.tasks if "ask_approval" in task.task_id}
+    assert set(asked) == {"bootstrap", *(f"train__{name}" for name in USE_CASES)}
+    for dag_id, task in asked.items():
+        assert task.response_timeout == timedelta(hours=30)
+        assert bag.dags[dag_id].dagrun_timeout == timedelta(hours=36), "the run must outlive the wait"
+        assert (task.defaults, task.doc_md is not None) == (["Reject"], True)
 
 
 def test_reading_the_dags_imports_nothing_heavy(tmp_path):

@@ -62,6 +62,7 @@ def test_training_without_a_date_asks_for_one(run_dag, capfd):
     tasks = run_dag("train__category_propensity")
     assert {name: task.state for name, task in tasks.items()} == {
         "train_model": "failed",
+        "judge_model": "upstream_failed",
         "promote_model": "upstream_failed",
         "announce_champion": "upstream_failed",
         "write_model_card": "upstream_failed",

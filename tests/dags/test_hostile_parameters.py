@@ -31,14 +31,30 @@ HOSTILE = [
 @pytest.mark.attack("S10")
 def test_hostile_dates_are_refused_by_every_form_and_by_every_task(read_dags):
     params = {(name, key): param for name, dag in read_dags().dags.items() for key, param in dag.params.items()}
-    assert {key for _, key in params} == {"as_of", "first_date", "train_date", "last_date"}
+    others = {"search_minutes", "model_version", "reason"}
+    assert {key for _, key in params} == {"as_of", "first_date", "train_date", "last_date"} | others
     business_date = importlib.import_module("nightjar_dags").business_date
 
     for value in HOSTILE:
-        for param in params.values():
-            with pytest.raises(ParamValidationError):
-                param.resolve(value)
+        for (_, key), param in params.items():
+            if key not in others:
+                with pytest.raises(ParamValidationError):
+                    param.resolve(value)
         with pytest.raises(InvalidRunParameter):
             business_date(value, "a run")
 
     assert len(HOSTILE) >= 50
+
+
+@pytest.mark.attack("S10")
+def test_hostile_versions_and_minutes_are_refused(read_dags):
+    dags = read_dags().dags
+    version = dags["rollback__category_propensity"].params.get_param("model_version")
+    minutes = dags["train__category_propensity"].params.get_param("search_minutes")
+    for value in {repr(value): value for value in HOSTILE}.values():
+        if not str(value).isdecimal() or isinstance(value, int) or len(value) > 9:
+            with pytest.raises(ParamValidationError):
+                version.resolve(value)
+        if not (isinstance(value, int | float) and 0 <= value <= 30) or value is True:
+            with pytest.raises(ParamValidationError):
+                minutes.resolve(value)

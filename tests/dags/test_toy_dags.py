@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from toy import USE_CASE
 
-from pipelines import lake, registry, warehouse
+from pipelines import lake, promotion_log, registry, warehouse
 from pipelines.landing import land
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def states(tasks):
 def test_a_use_case_of_the_settings_has_dags_of_its_own(read_dags):
     bag = read_dags(**TOY)
     assert not bag.import_errors
-    assert {f"{kind}__toy_visits" for kind in ("score", "monitor", "train")} < set(bag.dags)
+    assert {f"{kind}__toy_visits" for kind in ("score", "monitor", "train", "rollback")} < set(bag.dags)
     assert "toy_visits.train_model" in bag.dags["bootstrap"].task_ids
 
 
@@ -56,6 +56,22 @@ def test_the_toy_runs_through_all_dags(settings, run_dag, events_of):
     assert champion == "2"
     event = ("model__toy_visits", "2017-11-12", {"model_version": champion})
     assert events_of(train["announce_champion"].run_id) == [event]
+
+    asking = TOY | {"NIGHTJAR_PROMOTION": "approval"}
+    older = run_dag("train__toy_visits", variables=asking, as_of="2017-11-05")  # it cannot be compared: red
+    not_asked = {"ask_approval": "skipped", "announce_champion": "skipped"}
+    assert states(older) == dict.fromkeys(older, "success") | not_asked
+    newest = promotion_log.history(settings, USE_CASE)[-1]
+    assert (newest["action"], newest["to_version"], newest["actor"]) == ("refuse", "3", "nightjar")
+
+    undo = {"model_version": "1", "first_date": str(NIGHT), "last_date": str(NIGHT), "reason": "2 is bad"}
+    rollback = run_dag("rollback__toy_visits", variables=TOY, **undo)
+    assert set(states(rollback).values()) == {"success"}
+    assert registry.champion(settings, USE_CASE).version == "1"
+    event = ("model__toy_visits", "2017-11-12", {"model_version": "1"})
+    assert events_of(rollback["announce_champion"].run_id) == [event]
+    newest = promotion_log.history(settings, USE_CASE)[-1]
+    assert (newest["action"], newest["actor"], newest["reason"]) == ("rollback", "dag_test", "2 is bad")
 
 
 def published_dates(settings):

@@ -21,6 +21,7 @@ from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.engine import open_core
 from pipelines.errors import LineageBroken, NotPublished, SnapshotRefused
 from pipelines.features import build_features
+from pipelines.gate import judge
 from pipelines.ledger import FEATURES, LABELS
 from pipelines.lineage import current_snapshot, lineage_of, rebuild_training_set
 from pipelines.promotion import promote
@@ -247,7 +248,8 @@ def copy_of(home, tmp_path):
 
 @pytest.fixture(scope="module")
 def published(first):
-    promote(first, USE_CASE, "1", "night")
+    judge(first, USE_CASE, "1", TRAINED, "night")
+    assert promote(first, USE_CASE, "1", "night").is_promoted
     build_features(first, USE_CASE, SCORED, "night")
     score(first, USE_CASE, SCORED, "night")
     publish(first, USE_CASE, SCORED, "night", "1")

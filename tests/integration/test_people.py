@@ -23,6 +23,7 @@ from pipelines.erasure import erase
 from pipelines.errors import WrongKey
 from pipelines.feature_store import materialise, open_store
 from pipelines.features import build_features
+from pipelines.gate import judge
 from pipelines.ingest import ingest
 from pipelines.landing import land
 from pipelines.lineage import rebuild_training_set
@@ -51,7 +52,9 @@ def home(tmp_path_factory):
     ingest(settings, FIRST, LAST, "r")
     toy = load_use_cases(settings)["toy_visits"]
     warehouse.create_tables(settings, [toy])
-    promote(settings, toy, train(settings, toy, TRAINED, "r").model_version, "r")
+    version = train(settings, toy, TRAINED, "r").model_version
+    judge(settings, toy, version, TRAINED, "r")
+    assert promote(settings, toy, version, "r").is_promoted
     for day in (TRAINED, LAST):
         build_features(settings, toy, day, "r")
         score(settings, toy, day, "r")

@@ -10,6 +10,7 @@ from toy import USE_CASE
 from pipelines import monitoring, registry, warehouse
 from pipelines.feature_store import materialise, open_store
 from pipelines.features import build_features
+from pipelines.gate import judge
 from pipelines.promotion import promote
 from pipelines.publishing import publish
 from pipelines.scoring import score
@@ -40,6 +41,7 @@ def trained(home, toy):
 
 @pytest.fixture(scope="module")
 def promoted(home, toy, trained):
+    judge(home, toy, trained.model_version, TRAINED, "test")
     return promote(home, toy, trained.model_version, "test")
 
 
@@ -90,7 +92,7 @@ def test_promotion_makes_it_champion_and_records_the_evidence(home, toy, trained
     assert (promoted.is_promoted, promoted.reason) == (True, "all checks passed")
     assert registry.champion(home, toy).version == trained.model_version
     (row,) = rows_of(home, warehouse.PROMOTION_LOG, use_case=toy.name)
-    assert (row["from_version"], row["to_version"]) == (None, trained.model_version)
+    assert (row["action"], row["from_version"], row["to_version"]) == ("promote", None, trained.model_version)
     assert all(check["success"] for check in json.loads(row["evidence"]))
 
 

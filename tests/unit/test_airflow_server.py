@@ -36,7 +36,7 @@ def test_nothing_of_another_airflow_leaks_into_ours(settings, monkeypatch):
 def test_our_airflow_listens_on_the_loopback_interface_asks_for_a_password_and_reports_nothing_home(settings):
     environment = airflow_environment(settings, 8080)
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
-    assert environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "admin:admin,viewer:viewer"
+    assert environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "admin:admin,approver:user,viewer:viewer"
     assert "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS" not in environment
     assert environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert environment["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] == "False"
