@@ -79,7 +79,7 @@ def version(home, toy):
 
 @pytest.fixture(scope="module")
 def unjudged(home, toy, version):
-    report = write_card(home, toy, version.version, TRAINED, "test")
+    report = write_card(home, toy, version.version, TRAINED, "test", with_ablation=False)
     return report, Page((home.home / report.page).read_text())
 
 
@@ -124,6 +124,7 @@ def test_a_version_that_nobody_judged_is_not_called_trustworthy(unjudged):
     assert "Not yet: the gate has not judged it." in page.text
     assert "no groups were judged" in page.text
     assert "It was not judged on rows of its own" in page.text
+    assert "It was not made for this card: nightjar model card 1 --date 2017-11-12 does" in page.text
 
 
 @pytest.mark.slow
