@@ -3,12 +3,17 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -127,3 +132,81 @@ def read_table() -> ReadTable:
         return rows.select(contract.schema.names).cast(contract.schema).sort_by(order)
 
     return read_table
+
+
+@pytest.fixture(scope="session")
+def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """Gives settings of a new home that holds the real year, or no more of it than up to a date."""
+
+    def year_copy(until: date | None = None, **chosen: object) -> Settings:
+        settings = Settings(home=tmp_path_factory.mktemp("home"), **chosen)
+        with (
+            closing(sqlite3.connect(year.home / "warehouse.db")) as source,
+            closing(sqlite3.connect(settings.home / "warehouse.db")) as copy,
+        ):
+            source.backup(copy)
+            if until:
+                copy.execute("DELETE FROM ops__ingest_log WHERE business_date > ?", [str(until)])
+                copy.commit()
+        for table in year.lake.folder.glob("core__*"):
+            shutil.copytree(table, settings.lake.folder / table.name, copy_function=os.link)
+            if until:
+                _forget_later(settings.lake.folder / table.name, until)
+        return settings
+
+    return year_copy
+
+
+def _forget_later(table: Path, until: date) -> None:
+    """Drop later partitions from the table and their files from the disk."""
+    delta = deltalake.DeltaTable(str(table))
+    delta.delete(f"business_date > '{until}'")
+    delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+
+
+@pytest.fixture(scope="session")
+def trained_toy(year_copy: Callable[..., Settings]) -> Settings:
+    """A home with two versions of the toy, signed with a key of its own: 1 is champion, 2 challenger; nothing scored.
+
+    There are features of Sunday 2017-11-19 and of the Sunday after it.
+    """
+    from toy import USE_CASE
+
+    from pipelines import registry, warehouse
+    from pipelines.features import build_features
+    from pipelines.training import train
+
+    settings = year_copy(use_cases=["toy"], signing_key=secrets.token_hex(20))
+    warehouse.create_tables(settings, [USE_CASE])
+    for trained in (date(2017, 11, 5), date(2017, 11, 12)):
+        train(settings, USE_CASE, trained, "test")
+    registry.set_alias(settings, USE_CASE, registry.CHAMPION, "1")
+    for night in (date(2017, 11, 19), date(2017, 11, 26)):
+        build_features(settings, USE_CASE, night, "test")
+    return settings
+
+
+@pytest.fixture(scope="session")
+def toy_copy(trained_toy: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """Gives a copy of the toy's home that may be spoilt; its artefacts are its own too."""
+
+    def toy_copy(**chosen: object) -> Settings:
+        old, new = trained_toy.home, tmp_path_factory.mktemp("toy") / "var"
+        shutil.copytree(old, new, ignore=shutil.ignore_patterns("core__*", "landing"))
+        for table in trained_toy.lake.folder.glob("core__*"):
+            shutil.copytree(table, new / "lake" / table.name, copy_function=os.link)
+        columns = [("experiments", "artifact_location"), ("runs", "artifact_uri")]
+        columns += [("model_versions", name) for name in ("source", "storage_location")]
+        with closing(sqlite3.connect(new / "mlflow.db")) as store:
+            for table, column in columns:
+                store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(old), str(new)])
+            store.commit()
+        return trained_toy.model_copy(update={"home": new, **chosen})
+
+    return toy_copy
+
+
+@pytest.fixture
+def toy_home(toy_copy: Callable[..., Settings]) -> Settings:
+    """A copy of the toy's home for one test."""
+    return toy_copy()

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def airflow(settings, use_case):
         assert recall(settings, "airflow") is None
 
 
-@pytest.fixture
-def page(airflow, settings):
-    """A page of headless Chromium, logged in as the administrator; it must see no error of a script."""
+@contextmanager
+def logged_in(url, user, password):
+    """A page of headless Chromium on which somebody is logged in; it must see no error of a script."""
     chromium = shutil.which("chromium")
     assert chromium, "these tests need Debian's chromium: apt-get install chromium"
     errors = []
@@ -67,14 +68,21 @@ def page(airflow, settings):
         )
         page = browser.new_page(viewport={"width": 1440, "height": 1000}, locale="en-US")
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(airflow.server.url)
-        page.locator("input[name=username]").fill(USER)
-        page.locator("input[type=password]").fill(private_keys(settings)["password"])
+        page.goto(url)
+        page.locator("input[name=username]").fill(user)
+        page.locator("input[type=password]").fill(password)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("link", name="Dags").first.wait_for()
         yield page
         browser.close()
     assert errors == []
+
+
+@pytest.fixture
+def page(airflow, settings):
+    """A page of the administrator."""
+    with logged_in(airflow.server.url, USER, private_keys(settings)["password"]) as page:
+        yield page
 
 
 @pytest.fixture

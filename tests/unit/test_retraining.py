@@ -7,7 +7,7 @@ import pytest
 from corner_shop import SHOP, day, log, publish, put_scores, register, rows_of, sell, snapshot
 
 from pipelines import warehouse
-from pipelines.errors import EngineFailure, MissingPartition
+from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.monitoring import decide_retraining, measure_drift
 from pipelines.retraining import Evidence, apply_policy
@@ -114,11 +114,11 @@ def test_nothing_is_decided_when_drift_was_not_measured(scored: Settings) -> Non
     assert rows_of(scored, warehouse.RETRAIN_DECISIONS) == []
 
 
-def test_a_failing_registry_is_an_error_and_never_a_request(scored: Settings) -> None:
+def test_a_version_that_the_registry_does_not_know_is_an_error_and_never_a_request(scored: Settings) -> None:
     publish(scored, 5, {1: ["MILK"]}, version="99")  # the registry knows no such version
     note(scored, 5, "drift_share", 0.9, version="99")
 
-    with pytest.raises(EngineFailure):
+    with pytest.raises(UnknownVersion):
         decide_retraining(scored, SHOP, day(5), "test")
     assert rows_of(scored, warehouse.RETRAIN_DECISIONS) == []
 
