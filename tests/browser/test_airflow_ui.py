@@ -8,7 +8,12 @@ from playwright.sync_api import expect
 from pipelines.landing import land
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-DAGS = ("bootstrap", "ingest", "janitor", *(f"{kind}__category_propensity" for kind in ("monitor", "rollback", "score", "train")))
+DAGS = (
+    "bootstrap",
+    "ingest",
+    "janitor",
+    *(f"{kind}__category_propensity" for kind in ("monitor", "rollback", "score", "train")),
+)
 NIGHTS = {date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 20)}
 
 
