@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines import registry
 from pipelines.bundle import FOLDER, read_bundle
-from pipelines.errors import ArtifactRefused, EngineFailure, NightjarError, NoChampion
+from pipelines.errors import ArtifactRefused, EngineFailure, NightjarError, NoChampion, UnknownVersion
 from pipelines.model import Model
 from pipelines.settings import Settings
 from pipelines.storage import replacing
@@ -67,11 +67,11 @@ def load_version(settings: Settings, use_case: UseCase, version: str) -> Model:
     """That very version, from the registry or, where that fails, from its copy.
 
     Raises:
-        EngineFailure, ArtifactRefused: the registry cannot give it, and there is no copy.
+        EngineFailure, ArtifactRefused, UnknownVersion: the registry cannot give it, and there is no copy.
     """
     try:
         return registry.load(settings, use_case, registry.get_version(settings, use_case, version))[0]
-    except (EngineFailure, ArtifactRefused):
+    except (EngineFailure, ArtifactRefused, UnknownVersion):
         if not _place(settings, use_case, version).exists():
             raise
         return read_copy(settings, use_case, version)

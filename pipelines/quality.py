@@ -92,6 +92,8 @@ def compare(
 def scored_by_all(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> dict[str, pa.Table]:
     """What `metrics` measures, once for the model version and once for each simple rule, on the same rows.
 
+    Of a rule that was published it is the probabilities.
+
     Raises:
         MissingPartition: the scores do not cover every candidate of the labels.
     """
@@ -108,7 +110,7 @@ def scored_by_all(settings: Settings, use_case: UseCase, score_date: date, model
         connection.register("rules", rules.select([*use_case.keys, *names]))
         rows = connection.sql(query).to_arrow_table()
     _require_covered(use_case, rows, score_date, model_version)
-    scored = {model_version: "model_score"} | {f"{RULE_PREFIX}{name}": name for name in names}
+    scored = {f"{RULE_PREFIX}{name}": name for name in names} | {model_version: "model_score"}
     columns = ["as_of", *use_case.keys, "is_candidate", "is_positive", "value_usd"]
     return {name: rows.select(columns).append_column("score", rows.column(column)) for name, column in scored.items()}
 

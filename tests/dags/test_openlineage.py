@@ -71,7 +71,8 @@ def test_the_tables_of_a_night_hang_together(read_dags):
     score = shown(bag.dags["score__category_propensity"])
     monitor = shown(bag.dags["monitor__category_propensity"])
 
-    read = {"lake.core__transactions", "lake.core__products", "lake.core__redemptions"}  # what the SQL names, no more
+    named = ("transactions", "products", "redemptions", "households")  # in the use case's SQL, no more
+    read = {f"lake.core__{name}" for name in named}
     assert score["build_features"][0] == read
     assert score["build_features"][0] < ingest[1]
     assert score["build_features"][1] <= score["score_candidates"][0]
