@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 
 from pipelines import registry
 from pipelines.ablation import ALL, Figures, ablate
-from pipelines.bundle import FOLDER, MANIFEST, ModelFacts
 from pipelines.lineage import Lineage
 from pipelines.model import Reliability
 from pipelines.pages import MODEL_CARDS, frame_page, write_page
@@ -49,7 +48,7 @@ def write_card(
     The first call for a version makes the ablation, if wanted, which takes minutes; it is kept with the run.
 
     Raises:
-        ArtifactRefused: a file of the version cannot be read.
+        ArtifactRefused: a file of the version cannot be read, or is not the signed one.
         MissingPartition: snapshots that it was trained on are gone.
     """
     with measured(settings, f"{CARD}__{use_case.name}", str(as_of), run_id), TemporaryDirectory() as folder:
@@ -91,7 +90,7 @@ def card_facts(
             for name, figure in names.items()
         }
     lineage = Lineage.model_validate_json(read(registry.LINEAGE_FILE))
-    facts = ModelFacts.model_validate_json(read(f"{FOLDER}/{MANIFEST}"))
+    _, facts = registry.load(settings, use_case, version)
     if with_ablation and ABLATION_FILE not in kept:
         made = ablate(settings, use_case, lineage, facts)
         with registry.reaching(settings):

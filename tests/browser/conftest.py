@@ -1,16 +1,14 @@
 """A real Airflow after `make run`, and a browser that is logged in to it."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import sync_playwright
+from chromium import logged_in
 
 from local_stack.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
 from local_stack.servers import recall, stop_server
@@ -20,8 +18,6 @@ from pipelines.use_cases import load_use_cases
 
 HOME_VARIABLE = "BROWSER_TEST_HOME"  # a home folder that `make run` has filled; the tests add nights to it
 SCREENSHOTS_VARIABLE = "SCREENSHOT_FOLDER"
-FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync")
-OFFLINE_FLAGS = ("disable-background-networking", "disable-component-update")
 
 
 @pytest.fixture(scope="session")
@@ -54,28 +50,6 @@ def airflow(settings, use_case):
     finally:
         stop_server(settings, server)
         assert recall(settings, "airflow") is None
-
-
-@contextmanager
-def logged_in(url, user, password):
-    """A page of headless Chromium on which somebody is logged in; it must see no error of a script."""
-    chromium = shutil.which("chromium")
-    assert chromium, "these tests need Debian's chromium: apt-get install chromium"
-    errors = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=[f"--{flag}" for flag in (*FLAGS, *OFFLINE_FLAGS)]
-        )
-        page = browser.new_page(viewport={"width": 1440, "height": 1000}, locale="en-US")
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        page.locator("input[name=username]").fill(user)
-        page.locator("input[type=password]").fill(password)
-        page.get_by_role("button", name="Sign in").click()
-        page.get_by_role("link", name="Dags").first.wait_for()
-        yield page
-        browser.close()
-    assert errors == []
 
 
 @pytest.fixture
