@@ -17,7 +17,9 @@ REASONS = (
         features=tuple(
             name for name in PAIR.features if not name.startswith((*_RHYTHM, *_MONEY, "item_qty_sum", "discount"))
         ),
-        words="""CASE purchase_days_84d::INT WHEN 0 THEN 'not bought in 12 weeks' WHEN 1 THEN 'bought once in 12 weeks'
+        words="""CASE WHEN purchase_days_168d < 1 THEN 'not bought in 24 weeks'
+            WHEN purchase_days_84d < 1 THEN format('bought on {} days in 24 weeks, none in 12', purchase_days_168d::INT)
+            WHEN purchase_days_84d < 2 THEN 'bought once in 12 weeks'
             ELSE format('bought {} times in 12 weeks', purchase_days_84d::INT) END""",
     ),
     Reason(
