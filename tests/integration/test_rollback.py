@@ -18,7 +18,6 @@ from pipelines.errors import BadInput, InvalidRunParameter, UnknownVersion
 from pipelines.features import build_features
 from pipelines.gate import judge
 from pipelines.lineage import current_snapshot
-from pipelines.model import Calibration
 from pipelines.promotion import promote
 from pipelines.publishing import publish
 from pipelines.rollback import RollbackOrder, roll_back
@@ -51,7 +50,7 @@ def register_upside_down(settings):
     trained_on = [current_snapshot(settings, USE_CASE, day, "bad") for day in snapshot_dates(USE_CASE, TRAINED)]
     trained = fit(settings, USE_CASE, TRAINED, trained_on)
     good = trained.model.calibration
-    bad = replace(trained, model=replace(trained.model, calibration=Calibration(-good.slope, good.intercept)))
+    bad = replace(trained, model=replace(trained.model, calibration=replace(good, slope=-good.slope)))
     folder = settings.home / "bad"
     tracking.write_run(settings, bad, 1.0, folder)
     return tracking.register(settings, USE_CASE, folder)[0]
