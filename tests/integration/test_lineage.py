@@ -33,8 +33,8 @@ from pipelines.use_cases import load_use_cases
 
 pytestmark = pytest.mark.slow
 TRAINED, SCORED = date(2017, 11, 12), date(2017, 11, 19)
-DATES = [date(2017, 10, 15), date(2017, 10, 22), date(2017, 10, 29), date(2017, 11, 5)]
-CORRECTED = date(2017, 10, 25)
+DATES = [date(2017, 10, 1), date(2017, 10, 8), date(2017, 10, 15), date(2017, 10, 22)]
+CORRECTED = date(2017, 10, 11)
 TABLES = [table.name for table in USE_CASE.feature_tables]
 
 
@@ -91,11 +91,11 @@ def test_the_first_training_builds_every_snapshot(first):
 
 
 def test_a_correction_rebuilds_exactly_the_snapshots_that_saw_the_day(corrected, files_before):
-    """The 25th lies in the snapshots of the 29th and later, and in the label windows of the 22nd and later."""
+    """The 11th lies in the snapshots of the 15th and later, and in the label windows of the 8th and later."""
     now = files_of(corrected)
 
-    assert built(corrected, FEATURES, "second") == [date(2017, 10, 29), date(2017, 11, 5)]
-    assert built(corrected, LABELS, "second") == [date(2017, 10, 22), date(2017, 10, 29), date(2017, 11, 5)]
+    assert built(corrected, FEATURES, "second") == [date(2017, 10, 15), date(2017, 10, 22)]
+    assert built(corrected, LABELS, "second") == [date(2017, 10, 8), date(2017, 10, 15), date(2017, 10, 22)]
     assert {day for (_, day), file in now.items() if file == files_before[_, day]} == {DATES[0], DATES[1]}
     assert {day for (_, day), file in now.items() if file != files_before[_, day]} == {DATES[2], DATES[3]}
 
@@ -148,7 +148,7 @@ def test_a_training_set_whose_old_versions_are_gone_is_named_as_broken(corrected
     with pytest.raises(LineageBroken) as broken:
         rebuild_training_set(home, USE_CASE, "1", tmp_path / "never.parquet")
 
-    assert broken.value.where == f"core tables, as_of={DATES[1]}"  # the first whose labels saw the old 25th
+    assert broken.value.where == f"core tables, as_of={DATES[1]}"  # the first whose labels saw the old 11th
     assert "retention" in broken.value.remedy
     assert not (tmp_path / "never.parquet").exists()
     assert rebuild_training_set(home, USE_CASE, "2").snapshots == 4

@@ -3,7 +3,7 @@
 No shared code knows of it. It is registered with `NIGHTJAR_USE_CASES=toy` where `tests/` is on `PYTHONPATH`.
 """
 
-from pipelines.use_case import BaseTable, FeatureTable, Kpi, Reason, SimpleRule, TrainingPlan, UseCase
+from pipelines.use_case import BaseTable, FeatureTable, GatePolicy, Kpi, Reason, SimpleRule, TrainingPlan, UseCase
 
 BASE = BaseTable(
     name="toy_trips",
@@ -69,6 +69,7 @@ USE_CASE = UseCase(
         ),
     ),
     slices={"lapsed": "days_since_visit >= 28"},
+    gate=GatePolicy(max_calibration_error=0.05, max_slice_rate_gap=0.1),
     training=TrainingPlan(
         snapshots=4, folds=1, negative_keep_share=1.0, boosting_rounds=20, min_rows_in_leaf=20, learning_rate=0.2
     ),
