@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from pipelines.contracts import TableContract
-from pipelines.errors import EngineFailure, MissingPartition
+from pipelines.errors import EngineFailure, MissingPartition, SnapshotRefused
 from pipelines.storage import Location, sql_list
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
@@ -221,6 +221,7 @@ def require_snapshot(lake: Location, table: str, as_of: date) -> tuple[Path, str
 
     Raises:
         MissingPartition: it was never written.
+        SnapshotRefused: it was not written here.
     """
     name = snapshot_name(table, as_of)
     try:
@@ -234,6 +235,14 @@ def require_snapshot(lake: Location, table: str, as_of: date) -> tuple[Path, str
             remedy=f"nightjar features --date {as_of}",
         ) from error
     metadata = pq.read_schema(path).metadata or {}
+    if _HASH_KEY not in metadata:
+        raise SnapshotRefused(
+            "the file in the snapshot's place has no mark of its content",
+            where=f"{table}, as_of={as_of}",
+            expected="a file that the feature step wrote",
+            found=path,
+            remedy=f"find out who put it there, remove it, then nightjar features --date {as_of}",
+        )
     return path, metadata[_HASH_KEY].decode()
 
 

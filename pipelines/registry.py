@@ -1,6 +1,7 @@
 """MLflow: where runs are tracked, models registered, and the champion found by its alias."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,6 +217,11 @@ def _as_version(found: "RegisteredVersion") -> ModelVersion:
     return ModelVersion(str(found.version), str(found.run_id), dict(found.tags))
 
 
+def without_password(text: str) -> str:
+    """The text with what stands before the host of an address made unreadable."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
 @contextmanager
 def reaching(settings: Settings) -> Iterator[None]:
     """A block in which an error of the registry is an EngineFailure."""
@@ -227,7 +233,7 @@ def reaching(settings: Settings) -> Iterator[None]:
     except (mlflow.exceptions.MlflowException, sa.exc.SQLAlchemyError) as error:
         raise EngineFailure(
             "the model registry did not answer as it should",
-            where=settings.mlflow_store,
-            found=error,
+            where=without_password(settings.mlflow_store),
+            found=without_password(str(error)),
             remedy="check that the registry is reachable and holds the model; then run the step again",
         ) from error

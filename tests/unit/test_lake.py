@@ -1,3 +1,4 @@
+import io
 import multiprocessing
 import traceback
 from datetime import date, timedelta
@@ -8,7 +9,7 @@ import pytest
 from faulty_proxy import faulty_proxy
 
 from pipelines import lake
-from pipelines.errors import EngineFailure
+from pipelines.errors import EngineFailure, SnapshotRefused
 from pipelines.settings import Settings
 
 DAY, TABLE, ROUNDS = date(2017, 5, 6), "core__counts", 4
@@ -156,3 +157,14 @@ def test_a_writer_that_commits_between_any_two_requests_of_another_is_not_overwr
         assert values_in(settings) == {**before, **own, "2017-05-07": ["other"] * 3}, chosen
 
     assert 4 < requests < chosen
+
+
+def test_a_file_that_somebody_put_in_a_snapshots_place_is_refused_by_its_name(settings):
+    day = date(2017, 5, 1)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"household_id": [1]}), sink)
+    settings.lake.write(lake.snapshot_name("features__shop", day), sink.getvalue())
+
+    with pytest.raises(SnapshotRefused) as refused:
+        lake.require_snapshot(settings.lake, "features__shop", day)
+    assert refused.value.where == "features__shop, as_of=2017-05-01"
