@@ -47,7 +47,7 @@ def test_features_of_another_date_in_the_place_of_the_date_are_not_scored(shop, 
     fresh, stale = (shop.lake.folder / lake.snapshot_name(table, day) for day in (NEXT, DAY))
     shutil.copyfile(stale, fresh)
 
-    with pytest.raises(SnapshotRefused, match=f"nightjar features --date {NEXT}"):
+    with pytest.raises(SnapshotRefused, match=f"nightjar features --use-case {USE_CASE.name} --date {NEXT}"):
         candidate_features(shop, USE_CASE, NEXT)
 
 
