@@ -93,6 +93,17 @@ def test_a_damaged_file_is_refused_by_name_and_the_day_stays_as_it_was(settings,
 
 
 @pytest.mark.fault("F9")
+def test_a_wrong_checksum_at_the_end_of_a_long_packed_file_is_found(settings):
+    header, line, _ = as_csv([a_line(1)]).split(b"\n")
+    packed = gzip.compress(header + b"\n" + 80_000 * (line + b"\n"), mtime=0)
+    redeem_nothing(settings, DAY)
+    put(settings, DAY, {"a.csv.gz": of(packed, len(packed) - 8, bytes(4))}, rows={"a.csv.gz": 80_000})
+
+    with pytest.raises(UnreadableFile, match=r"a\.csv\.gz"):
+        ingest(settings, DAY, DAY, "r")
+
+
+@pytest.mark.fault("F9")
 def test_a_file_with_a_header_alone_is_a_file_without_rows(settings):
     redeem_nothing(settings, DAY)
     put(settings, DAY, {"header.csv": as_csv([]), "none.parquet": as_parquet([]), "good.csv": [a_line(1)]},
