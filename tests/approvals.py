@@ -30,12 +30,13 @@ class Person(Airflow):
     def answer_until(self, run_id, option, reason, **wanted):
         """Answer as a person does, who reads before, and again if asked again, until the tasks are in these states.
 
-        Airflow 3.3 takes an answer within the second of the question for a crash of the task, and asks again.
+        Airflow 3.3 takes an answer that comes before its scheduler has noted the question (5 s and more) for a crash
+        of the task, and asks again.
         """
 
         def answer_if_asked():
             if self.states(run_id)["ask_approval"] == "awaiting_input":
-                time.sleep(5)
+                time.sleep(15)
                 self.answer(run_id, option, reason)
 
         self.wait_for(run_id, meanwhile=answer_if_asked, **wanted)

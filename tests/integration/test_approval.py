@@ -20,7 +20,7 @@ REFUSED = {"ask_approval": "success", "promote_model": "success", "announce_cham
 def waiting(year_copy):
     settings = year_copy(use_cases=["toy"])
     warehouse.create_tables(settings, list(load_use_cases(settings).values()))
-    with waiting_run(settings, timeout_hours=0.015) as waiting:  # 54 s
+    with waiting_run(settings, timeout_hours=0.03) as waiting:  # 108 s
         yield waiting
 
 
@@ -41,7 +41,7 @@ def test_silence_means_no(waiting):
 
     waiting.admin.wait_for(waiting.run_id, **REFUSED)
 
-    assert waiting.newest() == ("refuse", "nightjar", "admin", "nobody answered within 0.015 hours")
+    assert waiting.newest() == ("refuse", "nightjar", "admin", "nobody answered within 0.03 hours")
     assert aliases(waiting.settings, USE_CASE) == (None, "1")
 
 
