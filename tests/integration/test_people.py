@@ -153,7 +153,7 @@ def test_outside_landing_no_file_holds_a_raw_id(home):
             assert not raw.search(value), (path, name)
             if name.endswith("household_id") and value.isdigit():
                 smallest.append(int(value))
-    assert {".parquet", ".db", ".json", ".lgb", ".png"} <= scanned
+    assert {".parquet", ".db", ".json", ".txt", ".png"} <= scanned
     assert min(smallest) > 1_000_000  # of the 2,469 raw ids the largest is 2,500
     assert len(set(smallest)) > 1_000
     assert (

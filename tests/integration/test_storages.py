@@ -19,13 +19,13 @@ from pipelines.training import train
 from pipelines.training_set import load_snapshot, snapshot_dates
 
 pytestmark = pytest.mark.slow
-FIRST, TRAINED = date(2017, 1, 15), date(2017, 2, 19)
+FIRST, TRAINED = date(2017, 1, 15), date(2017, 3, 5)
 NIGHT = TRAINED + timedelta(days=1)
 NEWEST = snapshot_dates(USE_CASE, TRAINED)[-1]
 
 
 def run_chain(settings):
-    """What is published for the night after a model has learned from five weeks."""
+    """What is published for the night after a model has learned from the first of seven weeks."""
     warehouse.create_tables(settings, [USE_CASE])
     land(settings, FIRST, NIGHT)
     ingest(settings, FIRST, NIGHT, "test")
