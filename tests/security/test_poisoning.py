@@ -100,7 +100,7 @@ def test_forged_baskets_gain_few_lists(year_copy, use_case, clean_share, share, 
     rise = share_of_lists(home, use_case, version) - share_before
 
     assert abs(rise) <= highest_rise
-    assert alarms(home) == usual  # told honestly: promotions move single products more than this every week
+    assert not alarms(home) - usual  # told honestly: promotions move single products more than this every week
 
 
 @pytest.fixture(scope="module")
