@@ -51,17 +51,20 @@ SECRET = "a secret of more than 32 characters, 5f1c"
 
 
 @pytest.mark.attack("S12")
+@pytest.mark.parametrize("variable", ["NIGHTJAR_PSEUDONYM_KEY", "NIGHTJAR_SIGNING_KEY"])
 @pytest.mark.parametrize("key", [None, "", "short and sweet, not quite 32 ch", DEMO_KEY])
-def test_outside_the_demo_an_empty_short_or_known_pseudonym_key_is_refused_and_not_shown(monkeypatch, key):
+def test_outside_the_demo_an_empty_short_or_known_key_is_refused_and_not_shown(monkeypatch, key, variable):
     monkeypatch.delenv("NIGHTJAR_DEMO")
-    monkeypatch.delenv("NIGHTJAR_PSEUDONYM_KEY", raising=False)
+    for name in ("NIGHTJAR_PSEUDONYM_KEY", "NIGHTJAR_SIGNING_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.delenv(variable)
     if key is not None:
-        monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", key[:31] if key != DEMO_KEY else key)
+        monkeypatch.setenv(variable, key[:31] if key != DEMO_KEY else key)
 
     with pytest.raises(InvalidSetting) as refused:
         load_settings()
 
-    assert refused.value.where == "environment variable NIGHTJAR_PSEUDONYM_KEY"
+    assert refused.value.where == f"environment variable {variable}"
     assert not key or key[:31] not in str(refused.value)
 
 
@@ -72,11 +75,12 @@ def test_a_demo_says_so_and_then_needs_no_key_of_its_own(monkeypatch):
 
 
 @pytest.mark.attack("S11")
-def test_no_error_and_no_repr_shows_the_pseudonym_key(monkeypatch):
+def test_no_error_and_no_repr_shows_a_key(monkeypatch):
     monkeypatch.delenv("NIGHTJAR_DEMO")
-    monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", SECRET)
+    for name in ("NIGHTJAR_PSEUDONYM_KEY", "NIGHTJAR_SIGNING_KEY"):
+        monkeypatch.setenv(name, SECRET)
     settings = load_settings()
-    assert settings.key == SECRET.encode()
+    assert settings.key == settings.signing_secret == SECRET.encode()
     monkeypatch.setenv("NIGHTJAR_THREADS", "many")
     with pytest.raises(InvalidSetting) as refused:
         load_settings()
@@ -97,3 +101,11 @@ def test_a_negative_time_to_keep_something_is_refused(monkeypatch, variable):
     monkeypatch.setenv(variable, "-1")
     with pytest.raises(InvalidSetting, match=variable):
         load_settings()
+
+
+@pytest.mark.attack("S12")
+def test_a_machine_that_only_reads_models_needs_no_secret_to_sign_with(monkeypatch):
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", SECRET)
+    monkeypatch.setenv("NIGHTJAR_VERIFY_KEY", "ab" * 32)
+    assert load_settings().signing_secret == b""
