@@ -46,7 +46,7 @@ screenshots: $(STAMP) ## take the pictures of the README again, after a run of i
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
 test: $(STAMP) check ## lint, types, every test but those that need a browser
-	@$(BIN)/python -m pytest -q -m "not browser"
+	@$(BIN)/python -m pytest -q -m "not browser" -n logical --maxprocesses 4 --dist loadfile
 
 test-deploy: $(STAMP) ## the checks in a real browser; as root it installs Debian's chromium, else it says so
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "install chromium first: apt-get install chromium"; exit 1; }; \

@@ -36,13 +36,14 @@ class Person(Airflow):
 
         def answer_if_asked():
             if self.states(run_id)["ask_approval"] == "awaiting_input":
-                time.sleep(15)
+                time.sleep(15)  # a reader's time, longer than the scheduler takes to note the question
                 self.answer(run_id, option, reason)
 
         self.wait_for(run_id, meanwhile=answer_if_asked, **wanted)
 
     def ask_again(self, run_id):
-        """Clear the question and what follows from it."""
+        """Clear the question and what follows from it, once the scheduler has closed the run: it forgets them else."""
+        self.wait_until_closed(run_id)
         body = {"dag_run_id": run_id, "task_ids": ["ask_approval"], "include_downstream": True}
         body |= {"dry_run": False, "only_failed": False, "reset_dag_runs": True}
         self._call("POST", f"/api/v2/dags/{DAG_ID}/clearTaskInstances", body)
@@ -56,6 +57,13 @@ class Person(Airflow):
         """State of each task of a run."""
         instances = self.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return {each["task_id"]: each["state"] for each in instances}
+
+    def wait_until_closed(self, run_id, patience_s=60):
+        """Return once the run itself is over, some seconds after its last task."""
+        deadline = time.monotonic() + patience_s
+        while self.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}")["state"] not in ("success", "failed"):
+            assert time.monotonic() < deadline, f"the run is not over after {patience_s} s"
+            time.sleep(0.5)
 
     def wait_for(self, run_id, meanwhile=lambda: None, patience_s=300, **wanted):
         """Return once the tasks are in these states."""
