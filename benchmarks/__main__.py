@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.replicate import replicate
-from pipelines import registry, warehouse
+from pipelines import registry, tables, warehouse
 from pipelines.settings import PREFIX, Settings, load_settings
 from pipelines.steps import measured
 from pipelines.use_cases import get_use_case
@@ -122,7 +122,7 @@ def _show(root: Path, costs: dict[str, Cost], limits: dict[str, tuple[float, flo
 
 
 def _cost(settings: Settings, steps: tuple[str, ...]) -> Cost:
-    costs = warehouse.RUN_COSTS
+    costs = tables.RUN_COSTS
     newest = sa.select(sa.func.max(costs.c.cost_id)).where(costs.c.step.in_(steps)).group_by(costs.c.step)
     with warehouse.open_warehouse(settings) as connection:
         rows = warehouse.read_rows(connection, sa.select(costs).where(costs.c.cost_id.in_(newest)))

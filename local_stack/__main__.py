@@ -186,9 +186,9 @@ def _headline(text: str) -> None:
 def _is_published(settings: Settings, use_case: UseCase, score_date: date) -> bool:
     import sqlalchemy as sa
 
-    from pipelines import warehouse
+    from pipelines import tables, warehouse
 
-    scores = warehouse.scores_table(use_case)
+    scores = tables.scores_table(use_case)
     with warehouse.open_warehouse(settings) as connection:
         if not sa.inspect(connection).has_table(scores.name):
             return False

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import registry, warehouse
+from pipelines import registry, tables, warehouse
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -30,7 +30,7 @@ def show_summary(console: Console, settings: Settings, use_case: UseCase, score_
 
 def top_list(settings: Settings, use_case: UseCase, score_date: date) -> Table:
     """The published list of the entity whose first score is the highest of the date."""
-    scores = warehouse.scores_table(use_case)
+    scores = tables.scores_table(use_case)
     of_date = sa.select(scores).where(scores.c.score_date == score_date)
     best = sa.select(scores.c[use_case.entity]).where(scores.c.score_date == score_date, scores.c.rank == 1)
     entity = best.order_by(scores.c.score.desc(), scores.c[use_case.entity]).limit(1).scalar_subquery()
@@ -63,7 +63,7 @@ def model_against_rules(settings: Settings, use_case: UseCase) -> Table:
 def kpis(settings: Settings, use_case: UseCase, kpi_date: date) -> Table:
     """The KPIs of the date, and of the newest week that had ended by then."""
     table = _table(f"KPIs of {kpi_date}, and of the newest whole week", "KPI", "period", "value", "unit")
-    for stored, period in ((warehouse.KPI_DAILY, "day"), (warehouse.KPI_WEEKLY, "week to")):
+    for stored, period in ((tables.KPI_DAILY, "day"), (tables.KPI_WEEKLY, "week to")):
         place = (stored.c.use_case == use_case.name, stored.c.kpi_date <= kpi_date)
         newest = sa.select(sa.func.max(stored.c.kpi_date)).where(*place).scalar_subquery()
         query = sa.select(stored).where(stored.c.use_case == use_case.name, stored.c.kpi_date == newest)
@@ -75,7 +75,7 @@ def kpis(settings: Settings, use_case: UseCase, kpi_date: date) -> Table:
 
 def drift(settings: Settings, use_case: UseCase, score_date: date, limit: int = 5) -> Table:
     """The columns that lie furthest from the training data, against their thresholds."""
-    metrics = warehouse.METRICS
+    metrics = tables.METRICS
     place = (metrics.c.use_case == use_case.name, metrics.c.score_date == score_date)
     share = _read(settings, sa.select(metrics).where(*place, metrics.c.metric == _DRIFT_SHARE))
     furthest = (metrics.c.value / sa.func.nullif(metrics.c.threshold, 0)).desc()

@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import sqlalchemy as sa
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.contracts import DROPS
 from pipelines.drop_files import raw_rows
 from pipelines.drops import MANIFEST, Drop, read_drop
@@ -84,7 +84,7 @@ def note_access(
     row = {"who": getpass.getuser(), "what": what, "run_id": run_id, "ids": ids, "subject": subject, "reason": reason}
     warehouse.create_tables(settings, [])
     with warehouse.open_warehouse(settings) as connection:
-        warehouse.append_rows(connection, warehouse.ACCESS_LOG, [row])
+        warehouse.append_rows(connection, tables.ACCESS_LOG, [row])
 
 
 def personal_drops(settings: Settings, unread: list[str]) -> Iterator[Drop]:
@@ -114,7 +114,7 @@ def write_private(path: Path, text: str) -> None:
 def _raw_ids(settings: Settings, wanted: set[str]) -> Mapping[str, str]:
     """Raw ids by pseudonym, of those that landing knows and that were not erased; reads no more than it needs."""
     with warehouse.open_warehouse(settings) as connection:
-        erased = {str(row) for row in connection.scalars(sa.select(warehouse.TOMBSTONES.c[COLUMN]))}
+        erased = {str(row) for row in connection.scalars(sa.select(tables.TOMBSTONES.c[COLUMN]))}
     found: dict[str, str] = {}
     tried: set[str] = set()
     with open_engine(settings) as engine:

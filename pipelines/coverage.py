@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import sqlalchemy as sa
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.errors import MissingPartition
 from pipelines.settings import Settings
 
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 def ingested_dates(settings: Settings) -> list[date]:
     """The business dates whose transactions were ingested, ascending; a closed day counts."""
-    log = warehouse.INGEST_LOG
+    log = tables.INGEST_LOG
     query = sa.select(log.c.business_date).where(log.c.table_name == "core__transactions").distinct()
     with warehouse.open_warehouse(settings) as connection:
         return sorted(connection.scalars(query))

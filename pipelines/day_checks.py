@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import duckdb
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.checks import Check, log_rows, require
 from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.history import HISTORY_DAYS, history_checks
@@ -39,7 +39,7 @@ def require_sound_days(
     with warehouse.open_warehouse(settings) as opened:
         for day, verdicts in checks.items():
             rows = log_rows(verdicts, table=CORE_TRANSACTIONS.name, day=day, run_id=run_id)
-            warehouse.append_rows(opened, warehouse.CHECK_LOG, rows)
+            warehouse.append_rows(opened, tables.CHECK_LOG, rows)
     require(
         [replace(check, observed=f"{check.observed} on {day}") for day, found in checks.items() for check in found],
         where=str(delivery),

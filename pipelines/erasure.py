@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.access import note_access, personal_drops, write_private
 from pipelines.drop_files import raw_rows, size_and_hash, write_like
 from pipelines.drops import MANIFEST, DeliveredFile, Drop, drop_name
@@ -90,7 +90,7 @@ class _Erasure:
         note_access(self.settings, "erase", self.run_id, ids=1, subject=self.household_id, reason="request to erase")
         grave = {COLUMN: self.household_id}
         with warehouse.open_warehouse(self.settings) as connection:
-            warehouse.replace_rows(connection, warehouse.TOMBSTONES, [grave | {"run_id": self.run_id}], **grave)
+            warehouse.replace_rows(connection, tables.TOMBSTONES, [grave | {"run_id": self.run_id}], **grave)
 
     def keep_count(self, removed: Mapping[str, int]) -> None:
         """Add to the receipt what a layer has lost."""
@@ -204,7 +204,7 @@ class _Erasure:
     def _note_lines(self, drop: Drop, old: DeliveredFile, new: DeliveredFile) -> None:
         """Tell the list of rows dropped from quarantine where in the rewritten file they are."""
         table, lines = (
-            warehouse.QUARANTINE_DROPS,
+            tables.QUARANTINE_DROPS,
             f"SELECT row_number() OVER () - 1, raw_id FROM ({raw_rows(drop, old)})",
         )
         delivered = size_and_hash(drop.landing.fetch(drop.name_of(old)))["sha256"]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from rich.table import Table
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.champion import RULE_PREFIX, load_version
 from pipelines.engine import open_core
 from pipelines.errors import NotPublished, SnapshotRefused
@@ -106,7 +106,7 @@ def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
 
 
 def _published(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> Mapping[str, Any]:
-    table = warehouse.scores_table(use_case)
+    table = tables.scores_table(use_case)
     wanted = {"score_date": score_date, use_case.entity: entity, use_case.item: item}
     query = sa.select(table).where(*(table.c[name] == value for name, value in wanted.items()))
     with warehouse.open_warehouse(settings) as connection:

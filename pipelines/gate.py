@@ -10,7 +10,7 @@ import numpy as np
 from pydantic_core import to_jsonable_python
 from sklearn.metrics import roc_auc_score
 
-from pipelines import registry, warehouse
+from pipelines import registry, tables, warehouse
 from pipelines.checks import Check, log_rows
 from pipelines.evaluation import CHALLENGER, CHAMPION, Evidence, gather
 from pipelines.metrics import Interval, Quality, lists_of, paired_interval, quality
@@ -63,7 +63,7 @@ def judge(settings: Settings, use_case: UseCase, model_version: str, as_of: date
             registry.open_registry(settings).log_text(version.mlflow_run_id, text, registry.GATE_FILE)
         with warehouse.open_warehouse(settings) as connection:
             rows = log_rows(report.checks, table=f"{name} v{model_version}", day=as_of, run_id=run_id)
-            warehouse.append_rows(connection, warehouse.CHECK_LOG, rows)
+            warehouse.append_rows(connection, tables.CHECK_LOG, rows)
     return report
 
 

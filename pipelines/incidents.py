@@ -5,36 +5,11 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Date, DateTime, Integer, String, Table, Text
 
 from pipelines import warehouse
 from pipelines.settings import Settings
+from pipelines.tables import INCIDENTS
 from pipelines.use_case import UseCase
-
-INCIDENTS = Table(
-    "ops__incidents",
-    warehouse.METADATA,
-    Column("incident_id", Integer, primary_key=True, autoincrement=True),
-    Column("run_id", String(250), nullable=False, comment="Run that saw it last"),
-    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
-    Column("use_case", String(64), nullable=False),
-    Column("kind", String(32), nullable=False, comment="What is wrong, such as registry down"),
-    Column("subject", String(128), nullable=False, comment="With what"),
-    Column("first_date", Date, nullable=False, comment="First business date that it concerns"),
-    Column("last_date", Date, nullable=False, comment="Last one so far"),
-    Column("cause", Text, nullable=False, comment="Why, in one line"),
-    Column("meaning", Text, nullable=False, comment="What readers see meanwhile"),
-    Column("remedy", Text, nullable=False, comment="What to do"),
-    Column("resolved_date", Date, comment="Business date with which it ended; null: open"),
-)
-_OPEN = INCIDENTS.c.resolved_date.is_(None)
-sa.Index(
-    "ops__incidents_open",
-    *(INCIDENTS.c[name] for name in ("use_case", "kind", "subject")),
-    unique=True,
-    sqlite_where=_OPEN,
-    postgresql_where=_OPEN,
-)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines import pseudonyms, warehouse
+from pipelines import pseudonyms, tables, warehouse
 from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.drops import DeliveredFile, Drop
 from pipelines.settings import Settings
@@ -18,7 +18,7 @@ _LASTING = ("late", "erased")  # they hold whatever the next attempt says
 
 def current_log(settings: Settings, first: date, last: date, table: str = CORE_TRANSACTIONS.name) -> Log:
     """What the log says now of the files of these dates: the rows of each date's last attempt, and the lasting ones."""
-    log = warehouse.INGEST_LOG
+    log = tables.INGEST_LOG
     newest = sa.func.max(log.c.attempt).over(partition_by=log.c.business_date).label("newest")
     between = sa.and_(log.c.table_name == table, log.c.business_date.between(first, last))
     rows = sa.select(log, newest).where(between).subquery()
@@ -29,7 +29,7 @@ def current_log(settings: Settings, first: date, last: date, table: str = CORE_T
 
 def append_log(settings: Settings, rows: Log, run_id: str) -> Log:
     """Append to ops__ingest_log; a date's rows get the number of its next attempt, an afterthought that of its last."""
-    log = warehouse.INGEST_LOG
+    log = tables.INGEST_LOG
     filled = []
     with warehouse.open_warehouse(settings) as connection:
         newest = sa.select(log.c.table_name, log.c.business_date, sa.func.max(log.c.attempt)).group_by(

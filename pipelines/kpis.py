@@ -8,15 +8,15 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.coverage import ingested_dates, require_ingested
 from pipelines.engine import open_core
 from pipelines.errors import InvalidUseCase
 from pipelines.outcomes import labels_sql
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.tables import KPI_DAILY, KPI_WEEKLY
 from pipelines.use_case import Kpi, UseCase
-from pipelines.warehouse import KPI_DAILY, KPI_WEEKLY
 
 SUNDAY = 7
 _LABELS = "as_of, {entity}::BIGINT AS {entity}, {item}::VARCHAR AS {item}, is_candidate, is_positive, value_usd"
@@ -105,7 +105,7 @@ def _no_week(settings: Settings, as_of: date) -> str:
 
 
 def _matured(settings: Settings, use_case: UseCase, first: date, last: date) -> pa.Table:
-    table = warehouse.outcomes_table(use_case)
+    table = tables.outcomes_table(use_case)
     schema = pa.schema(
         [
             ("score_date", pa.date32()),

@@ -6,7 +6,7 @@ from datetime import date
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase, core_tables_in
 
@@ -51,12 +51,12 @@ def record(settings: Settings, use_case: UseCase, kind: str, made: Made, run_id:
     """Append an entry; call it once the content is in place."""
     row = {"run_id": run_id, "use_case": use_case.name, "kind": kind, "as_of": made.as_of, "version": made.version}
     with warehouse.open_warehouse(settings) as connection:
-        warehouse.append_rows(connection, warehouse.SNAPSHOT_LOG, [row | {"made": made.model_dump_json()}])
+        warehouse.append_rows(connection, tables.SNAPSHOT_LOG, [row | {"made": made.model_dump_json()}])
 
 
 def newest(settings: Settings, use_case: UseCase, kind: str, as_of: date, version: str | None = None) -> Made | None:
     """The last entry of a date, or the last of one version; none without any."""
-    log = warehouse.SNAPSHOT_LOG.c
+    log = tables.SNAPSHOT_LOG.c
     query = sa.select(log.made).where(log.use_case == use_case.name, log.kind == kind, log.as_of == as_of)
     with warehouse.open_warehouse(settings) as connection:
         chosen = query if version is None else query.where(log.version == version)

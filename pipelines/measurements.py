@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -38,7 +38,7 @@ def replace_measurements(
         return sum(
             warehouse.replace_rows(
                 connection,
-                warehouse.METRICS,
+                tables.METRICS,
                 [place | asdict(found) for found in measurements if found.metric == metric],
                 **place,
                 metric=metric,

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.engine import open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.labels import build_labels, last_mature
@@ -58,7 +58,7 @@ def published_version(settings: Settings, use_case: UseCase, score_date: date) -
     Raises:
         MissingPartition: nothing is published for it.
     """
-    table = warehouse.scores_table(use_case)
+    table = tables.scores_table(use_case)
     with warehouse.open_warehouse(settings) as connection:
         found = connection.scalar(sa.select(table.c.model_version).where(table.c.score_date == score_date).limit(1))
     if found is None:
@@ -93,7 +93,7 @@ def labels_sql(settings: Settings, use_case: UseCase, score_dates: Sequence[date
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
     """The published date that matures with `as_of`, and older ones without outcomes."""
     newest = last_mature(use_case, as_of)
-    published, recorded = warehouse.scores_table(use_case), warehouse.outcomes_table(use_case)
+    published, recorded = tables.scores_table(use_case), tables.outcomes_table(use_case)
     known = sa.select(recorded.c.score_date).where(recorded.c.score_date != newest).distinct()
     query = sa.select(published.c.score_date).where(published.c.score_date <= newest).distinct()
     with warehouse.open_warehouse(settings) as connection:
@@ -103,7 +103,7 @@ def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
 def _write_outcomes(settings: Settings, use_case: UseCase, score_date: date) -> list[dict[str, Any]]:
     worth = _worth(settings, use_case, score_date)
     matured = score_date + timedelta(days=use_case.horizon_days)
-    published, recorded = warehouse.scores_table(use_case), warehouse.outcomes_table(use_case)
+    published, recorded = tables.scores_table(use_case), tables.outcomes_table(use_case)
     columns = ["score_date", use_case.entity, "rank", use_case.item, "score", "model_version"]
     query = sa.select(*(published.c[name] for name in columns)).where(published.c.score_date == score_date)
     with warehouse.open_warehouse(settings) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines import registry, warehouse
+from pipelines import registry, tables, warehouse
 from pipelines.crash_points import crash_point
 from pipelines.errors import HistoryAltered, NotJudged
 from pipelines.settings import Settings
@@ -18,7 +18,7 @@ from pipelines.use_case import UseCase
 
 PROMOTE, REFUSE, ROLLBACK = "promote", "refuse", "rollback"
 TAG = "promotion_log"  # of the registered model: the newest entry_hash, and the next one while it is being written
-_LOG = warehouse.PROMOTION_LOG
+_LOG = tables.PROMOTION_LOG
 _START = "0" * 64
 _REMEDY = (
     "find out who changed it, and restore the table from a backup; an entry that is lost for good is passed over by "

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.errors import WrongKey
 from pipelines.settings import Settings
 
@@ -38,7 +38,7 @@ def require_same_key(settings: Settings) -> None:
     Raises:
         WrongKey: it carries those of another; two names for one household would tear its history apart.
     """
-    log = warehouse.INGEST_LOG
+    log = tables.INGEST_LOG
     with warehouse.open_warehouse(settings) as connection:
         used = set(connection.scalars(sa.select(log.c.key_id).distinct()))
     if used - {key_id(settings)}:

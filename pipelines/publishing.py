@@ -7,7 +7,7 @@ from datetime import date
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines import lake, registry, warehouse
+from pipelines import lake, registry, tables, warehouse
 from pipelines.checks import require
 from pipelines.engine import open_core, open_engine
 from pipelines.errors import MissingPartition
@@ -64,7 +64,7 @@ def published_rows(settings: Settings, use_case: UseCase, as_of: date, model_ver
             where=f"{use_case.scores_table}, as_of={as_of}, model_version={model_version}",
             remedy=f"nightjar score --use-case {use_case.name} --date {as_of}",
         )
-    columns = [column.name for column in warehouse.scores_table(use_case).columns if column.name != "run_id"]
+    columns = [column.name for column in tables.scores_table(use_case).columns if column.name != "run_id"]
     selected = ", ".join("$as_of AS score_date" if name == "score_date" else name for name in columns)
     with open_engine(settings) as connection:
         return connection.sql(
@@ -104,7 +104,7 @@ def audit(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) ->
 
 
 def _replace(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table, content: str, run_id: str) -> bool:
-    table = warehouse.scores_table(use_case)
+    table = tables.scores_table(use_case)
     records = rows.to_pylist()
     compared = [table.c[name] for name in rows.column_names]
     query = sa.select(*compared).where(table.c.score_date == as_of)
@@ -123,5 +123,5 @@ def _replace(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table,
             "model_version": records[0]["model_version"],
             "feature_version": records[0]["feature_version"],
         }
-        warehouse.append_rows(connection, warehouse.PUBLISH_LOG, [log])
+        warehouse.append_rows(connection, tables.PUBLISH_LOG, [log])
     return True

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipelines import lake, registry, warehouse
+from pipelines import lake, registry, tables, warehouse
 from pipelines.champion import RULE_PREFIX
 from pipelines.engine import open_engine
 from pipelines.errors import MissingPartition
@@ -168,7 +168,7 @@ def _in_shadow(settings: Settings, use_case: UseCase, score_date: date, version:
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
     newest = last_mature(use_case, as_of)
-    recorded, metrics = warehouse.outcomes_table(use_case), warehouse.METRICS
+    recorded, metrics = tables.outcomes_table(use_case), tables.METRICS
     known = sa.select(metrics.c.score_date).where(
         metrics.c.use_case == use_case.name,
         metrics.c.metric.in_(quality_names(use_case)),

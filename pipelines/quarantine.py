@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.contracts import CORE_TRANSACTIONS, QUARANTINE_TRANSACTIONS, TRANSACTIONS_DROP
 from pipelines.crash_points import crash_point
 from pipelines.drop_files import typed_columns
@@ -131,7 +131,7 @@ def drop(settings: Settings, day: date, rule: str, reason: str, run_id: str) -> 
         )
         decided = [{**row, "reason": reason, "run_id": run_id} for row in rows.to_arrow_table().to_pylist()]
         with warehouse.open_warehouse(settings) as opened:
-            warehouse.append_rows(opened, warehouse.QUARANTINE_DROPS, decided)
+            warehouse.append_rows(opened, tables.QUARANTINE_DROPS, decided)
         crash_point("quarantine.after_decision")
         connection.execute("CREATE TEMP VIEW moved AS FROM chosen")
         dropped = cost.rows = _take_out(connection, settings, day, run_id, "rows_dropped")

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines import registry, warehouse
+from pipelines import registry, tables, warehouse
 from pipelines.champion import RULE_PREFIX
 from pipelines.checks import Check
 from pipelines.errors import MissingPartition
@@ -66,7 +66,7 @@ def decide_retraining(settings: Settings, use_case: UseCase, as_of: date, run_id
             "evidence": json.dumps({"model_version": version, "checks": [asdict(check) for check in checks]}),
         }
         with warehouse.open_warehouse(settings) as connection:
-            cost.rows = warehouse.replace_rows(connection, warehouse.RETRAIN_DECISIONS, [row], **place)
+            cost.rows = warehouse.replace_rows(connection, tables.RETRAIN_DECISIONS, [row], **place)
     return RetrainReport(as_of, version, bool(failed), reason)
 
 
@@ -113,8 +113,8 @@ def _realised_auc(settings: Settings, use_case: UseCase, as_of: date, model_vers
     """AUC of the model's newest scores that have matured at the end of `as_of`."""
     query = (
         _metric(use_case, "auc", model_version)
-        .where(warehouse.METRICS.c.score_date <= last_mature(use_case, as_of))
-        .order_by(warehouse.METRICS.c.score_date.desc())
+        .where(tables.METRICS.c.score_date <= last_mature(use_case, as_of))
+        .order_by(tables.METRICS.c.score_date.desc())
         .limit(1)
     )
     with warehouse.open_warehouse(settings) as connection:
@@ -123,7 +123,7 @@ def _realised_auc(settings: Settings, use_case: UseCase, as_of: date, model_vers
 
 
 def _drifted_share(settings: Settings, use_case: UseCase, as_of: date, model_version: str) -> float:
-    query = _metric(use_case, DRIFT_SHARE, model_version).where(warehouse.METRICS.c.score_date == as_of)
+    query = _metric(use_case, DRIFT_SHARE, model_version).where(tables.METRICS.c.score_date == as_of)
     with warehouse.open_warehouse(settings) as connection:
         found = connection.scalar(query)
     if found is None:
@@ -136,7 +136,7 @@ def _drifted_share(settings: Settings, use_case: UseCase, as_of: date, model_ver
 
 
 def _metric(use_case: UseCase, metric: str, model_version: str) -> sa.Select[Any]:
-    table = warehouse.METRICS
+    table = tables.METRICS
     return sa.select(table.c.value).where(
         table.c.use_case == use_case.name,
         table.c.metric == metric,

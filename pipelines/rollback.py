@@ -8,7 +8,7 @@ from datetime import date
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from pipelines import lake, promotion_log, registry, warehouse
+from pipelines import lake, promotion_log, registry, tables, warehouse
 from pipelines.crash_points import crash_point
 from pipelines.errors import InvalidRunParameter
 from pipelines.promotion import champion_of_record, settle
@@ -89,7 +89,7 @@ def _published(settings: Settings, use_case: UseCase, order: RollbackOrder) -> d
             remedy="give both in order; leave both out to publish nothing again",
         )
     warehouse.create_tables(settings, [use_case])
-    table = warehouse.scores_table(use_case)
+    table = tables.scores_table(use_case)
     query = (
         sa.select(table.c.score_date, sa.func.min(table.c.feature_version).label("feature_version"))
         .where(table.c.score_date.between(order.first, order.last))

@@ -22,7 +22,7 @@ class StepCost:
 @contextmanager
 def measured(settings: Settings, step: str, partition_key: str, run_id: str) -> Iterator[StepCost]:
     """Append a row to `ops__run_costs` once the step has ended well; a failed step leaves none."""
-    from pipelines import warehouse
+    from pipelines import tables, warehouse
 
     cost = StepCost()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -37,4 +37,4 @@ def measured(settings: Settings, step: str, partition_key: str, run_id: str) -> 
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     with warehouse.open_warehouse(settings) as connection:
-        warehouse.append_rows(connection, warehouse.RUN_COSTS, [row])
+        warehouse.append_rows(connection, tables.RUN_COSTS, [row])

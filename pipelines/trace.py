@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from rich.text import Text
 from rich.tree import Tree
 
-from pipelines import ledger, registry, warehouse
+from pipelines import ledger, registry, tables, warehouse
 from pipelines.champion import RULE_PREFIX
 from pipelines.contracts import CORE_TABLES
 from pipelines.engine import open_core
@@ -31,7 +31,7 @@ def trace(settings: Settings, use_case: UseCase, score_date: date, entity: int, 
         NotPublished: there is no such row, or its features are older than the ledger.
         ArtifactRefused: its model's record of the training set is missing.
     """
-    table = warehouse.scores_table(use_case)
+    table = tables.scores_table(use_case)
     wanted = {"score_date": score_date, use_case.entity: entity, use_case.item: item}
     with warehouse.open_warehouse(settings) as connection:
         query = sa.select(table).where(*(table.c[name] == value for name, value in wanted.items()))
@@ -40,7 +40,7 @@ def trace(settings: Settings, use_case: UseCase, score_date: date, entity: int, 
     if made is None:
         raise NotPublished(
             "readers see no such row, or the ledger of snapshots does not know its features",
-            where=f"{table.name}, {warehouse.SNAPSHOT_LOG.name}",
+            where=f"{table.name}, {tables.SNAPSHOT_LOG.name}",
             expected=", ".join(f"{name} {value}" for name, value in wanted.items()),
             found=row or "no row",
             remedy=f"ask for a row as it stands in {table.name}, published since the ledger is kept",
@@ -79,7 +79,7 @@ def as_tree(values: Mapping[str, Any], tree: Tree | None = None) -> Tree:
 
 def _files(settings: Settings, use_case: UseCase, made: Made, entity: int) -> list[dict[str, Any]]:
     """The files of the days on which the entity has rows, as of the core versions that were read."""
-    log, found = warehouse.INGEST_LOG.c, []
+    log, found = tables.INGEST_LOG.c, []
     with open_core(settings, up_to=made.as_of, versions=made.inputs.core_versions) as connection:
         for table, version in made.inputs.core_versions.items():
             if version is None or use_case.entity not in CORE_TABLES[table].schema.names:

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.contracts import TRANSACTIONS_DROP, DropContract
 from pipelines.drop_files import as_parquet
 from pipelines.drops import DeliveredFile, Drop, days_between
@@ -172,9 +172,9 @@ def judge(connection: duckdb.DuckDBPyConnection, late_days: int, *, where: str, 
 
 def register_withdrawn(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Register `ops__tombstones` (erased households) and `ops__quarantine_drops` (sha256 and line of rows)."""
-    drops = warehouse.QUARANTINE_DROPS.c
+    drops = tables.QUARANTINE_DROPS.c
     with warehouse.open_warehouse(settings) as opened:
-        erased = list(opened.scalars(sa.select(warehouse.TOMBSTONES.c.household_id)))
+        erased = list(opened.scalars(sa.select(tables.TOMBSTONES.c.household_id)))
         dropped = opened.execute(sa.select(drops.source_sha256, drops.source_line)).all()
     connection.register("ops__tombstones", pa.table({"household_id": pa.array(erased, pa.int64())}))
     files, lines = pa.array([row[0] for row in dropped], pa.string()), pa.array([row[1] for row in dropped], pa.int64())

@@ -12,7 +12,7 @@ from chromium import logged_in
 
 from local_stack.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
 from local_stack.servers import recall, stop_server
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.settings import PREFIX, PROJECT, Settings
 from pipelines.use_cases import load_use_cases
 
@@ -78,7 +78,7 @@ def published_dates(settings, use_case):
     """The score dates that the warehouse holds."""
 
     def published_dates():
-        query = sa.select(warehouse.scores_table(use_case).c.score_date).distinct()
+        query = sa.select(tables.scores_table(use_case).c.score_date).distinct()
         with warehouse.open_warehouse(settings) as connection:
             return set(connection.scalars(query))
 

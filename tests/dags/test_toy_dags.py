@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from toy import USE_CASE
 
-from pipelines import lake, promotion_log, registry, warehouse
+from pipelines import lake, promotion_log, registry, tables, warehouse
 from pipelines.landing import land
 
 pytestmark = pytest.mark.slow
@@ -75,13 +75,13 @@ def test_the_toy_runs_through_all_dags(settings, run_dag, events_of):
 
 
 def published_dates(settings):
-    query = sa.select(warehouse.scores_table(USE_CASE).c.score_date).distinct().order_by("score_date")
+    query = sa.select(tables.scores_table(USE_CASE).c.score_date).distinct().order_by("score_date")
     with warehouse.open_warehouse(settings) as connection:
         return list(connection.scalars(query))
 
 
 def decision(settings):
-    table = warehouse.RETRAIN_DECISIONS
+    table = tables.RETRAIN_DECISIONS
     query = sa.select(table.c.is_requested).where(table.c.decision_date == NIGHT)
     with warehouse.open_warehouse(settings) as connection:
         return connection.scalars(query).one()

@@ -21,7 +21,7 @@ from deliveries import (
     tables_of,
 )
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.ingest import ingest
 
 pytestmark = pytest.mark.fault("F15")
@@ -99,7 +99,7 @@ def test_the_time_zone_of_the_machine_changes_nothing(settings, tmp_path, zone):
 def test_a_clock_that_jumps_does_not_change_which_attempt_is_the_last(settings, hours):
     put_day(settings, DAY, a_line(1))
     ingest(settings, DAY, DAY, "first")
-    log = warehouse.INGEST_LOG
+    log = tables.INGEST_LOG
     with warehouse.open_warehouse(settings) as connection:  # as if the clock had been put back since
         noted = connection.scalars(sa.select(log.c.recorded_at)).first()
         connection.execute(sa.update(log).values(recorded_at=noted + timedelta(hours=hours)))

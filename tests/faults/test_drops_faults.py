@@ -31,7 +31,7 @@ from deliveries import (
     tables_of,
 )
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.contracts import DROPS
 from pipelines.errors import (
     BadInput,
@@ -322,7 +322,7 @@ def test_sql_in_names_of_files_products_and_folders_is_nothing_but_text(tmp_path
     ingest(settings, DAY, DAY, SQL)
     require_sound(settings)
     with warehouse.open_warehouse(settings) as connection:
-        assert set(connection.scalars(sa.select(warehouse.INGEST_LOG.c.run_id))) == {SQL}
+        assert set(connection.scalars(sa.select(tables.INGEST_LOG.c.run_id))) == {SQL}
 
 
 def _products(category):

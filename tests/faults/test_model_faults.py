@@ -14,15 +14,15 @@ import pytest
 import sqlalchemy as sa
 from toy import USE_CASE
 
-from pipelines import lake, registry, warehouse
+from pipelines import lake, registry, tables, warehouse
 from pipelines.bundle import MANIFEST, SIGNATURE, read_bundle, write_bundle
 from pipelines.errors import ArtifactRefused, EngineFailure, SnapshotRefused
 from pipelines.features import build_features
-from pipelines.incidents import INCIDENTS
 from pipelines.model import Component, Model
 from pipelines.publishing import publish
 from pipelines.scoring import candidate_features, score
 from pipelines.signing import sign
+from pipelines.tables import INCIDENTS
 from pipelines.tracking import RUN_FILE
 from pipelines.training import train
 
@@ -50,7 +50,7 @@ def night(home, day=NIGHT):
     """Score and publish a date; gives the report and the published rows."""
     report = score(home, USE_CASE, day, "test")
     publish(home, USE_CASE, day, "test", report.model_version)
-    table = warehouse.scores_table(USE_CASE)
+    table = tables.scores_table(USE_CASE)
     with warehouse.open_warehouse(home) as connection:
         rows = warehouse.read_rows(connection, sa.select(table).where(table.c.score_date == day))
     assert len(rows) == USE_CASE.top_n * len({row["household_id"] for row in rows}) > 6000

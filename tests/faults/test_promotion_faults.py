@@ -10,12 +10,12 @@ from deliveries import in_process
 from registered import GAIN, aliases, new_use_case, register
 from toy import USE_CASE
 
-from pipelines import promotion_log, registry, warehouse
+from pipelines import promotion_log, registry, tables, warehouse
 from pipelines.errors import EngineFailure, HistoryAltered, NotJudged
 from pipelines.promotion import Answer, promote
 from pipelines.settings import Settings
 
-LOG = warehouse.PROMOTION_LOG
+LOG = tables.PROMOTION_LOG
 CRASHES = (
     "promotion_log.before_entry",
     "promotion_log.after_entry",

@@ -28,7 +28,7 @@ from deliveries import (
 from typer.testing import CliRunner
 
 from expectations import transactions
-from pipelines import lake, quarantine, warehouse
+from pipelines import lake, quarantine, tables, warehouse
 from pipelines.cli import app
 from pipelines.errors import NothingQuarantined
 from pipelines.ingest import ingest
@@ -181,7 +181,7 @@ def test_dropped_rows_are_gone_for_good_and_the_reason_is_kept(settings):
     assert counts(settings) == (5, 2, 1, 2)
     require_sound(settings)
     with warehouse.open_warehouse(settings) as connection:
-        kept = warehouse.read_rows(connection, sa.select(warehouse.QUARANTINE_DROPS))
+        kept = warehouse.read_rows(connection, sa.select(tables.QUARANTINE_DROPS))
     assert [(row["source_line"], row["rule_id"], row["reason"], row["run_id"]) for row in kept] == [
         (1, LIMIT, "a till was tested", "drop"),
         (3, LIMIT, "a till was tested", "drop"),

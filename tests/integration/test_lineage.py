@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from toy import PAIR, USE_CASE
 from typer.testing import CliRunner
 
-from pipelines import lake, ledger, registry, warehouse
+from pipelines import lake, ledger, registry, tables, warehouse
 from pipelines.cli import app
 from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.engine import open_core
@@ -80,7 +80,7 @@ def files_of(home):
 
 
 def built(home, kind, run_id):
-    log = warehouse.SNAPSHOT_LOG
+    log = tables.SNAPSHOT_LOG
     query = sa.select(log.c.as_of).where(log.c.kind == kind, log.c.run_id == run_id).order_by(log.c.as_of)
     with warehouse.open_warehouse(home) as connection:
         return list(connection.scalars(query))
@@ -253,7 +253,7 @@ def published(first):
     build_features(first, USE_CASE, SCORED, "night")
     score(first, USE_CASE, SCORED, "night")
     publish(first, USE_CASE, SCORED, "night", "1")
-    table = warehouse.scores_table(USE_CASE)
+    table = tables.scores_table(USE_CASE)
     with warehouse.open_warehouse(first) as connection:
         (row, *_) = warehouse.read_rows(connection, sa.select(table).where(table.c["rank"] == 1).limit(1))
     return first, row

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from toy import HOUSEHOLD
 
-from pipelines import lake, monitoring, warehouse
+from pipelines import lake, monitoring, tables, warehouse
 from pipelines.erasure import erase
 from pipelines.errors import WrongKey
 from pipelines.feature_store import materialise, open_store
@@ -261,7 +261,7 @@ def test_a_night_after_the_janitor_finds_all_that_it_needs(copy):
     assert ingest(kept, date(2017, 8, 28), date(2017, 8, 28), "r3").rows_kept > 1000
     assert publish_a_night(kept, toy, date(2017, 8, 28)) > 1000
     with warehouse.open_warehouse(kept) as connection:
-        late = sa.select(warehouse.INGEST_LOG.c.status).where(warehouse.INGEST_LOG.c.status == "late")
+        late = sa.select(tables.INGEST_LOG.c.status).where(tables.INGEST_LOG.c.status == "late")
         assert list(connection.scalars(late)) == []
 
 

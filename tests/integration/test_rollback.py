@@ -12,7 +12,7 @@ from registered import GAIN, aliases, say
 from toy import USE_CASE
 from typer.testing import CliRunner
 
-from pipelines import promotion_log, registry, signing, tracking, warehouse
+from pipelines import promotion_log, registry, signing, tables, tracking, warehouse
 from pipelines.cli import app
 from pipelines.errors import BadInput, InvalidRunParameter, UnknownVersion
 from pipelines.features import build_features
@@ -29,7 +29,7 @@ from pipelines.training_set import snapshot_dates
 pytestmark = pytest.mark.slow
 TRAINED, BOTH, ONLY_BAD = date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 20)
 ORDER = RollbackOrder("1", "asha", "2 ranks the least likely first", BOTH, ONLY_BAD)
-SCORES = warehouse.scores_table(USE_CASE)
+SCORES = tables.scores_table(USE_CASE)
 
 
 def published(settings, day):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from toy import USE_CASE
 from typer.testing import CliRunner
 
-from pipelines import lake, monitoring, registry, warehouse
+from pipelines import lake, monitoring, registry, tables, warehouse
 from pipelines.champion import load_version
 from pipelines.cli import app
 from pipelines.errors import NotPublished, SnapshotRefused
@@ -39,7 +39,7 @@ def scored(toy_copy):
 
 
 def published(home, day=NIGHT):
-    table = warehouse.scores_table(USE_CASE)
+    table = tables.scores_table(USE_CASE)
     with warehouse.open_warehouse(home) as connection:
         return warehouse.read_rows(connection, sa.select(table).where(table.c.score_date == day))
 
@@ -124,7 +124,7 @@ def test_the_shadow_is_judged_beside_the_champion_without_touching_its_alerts(sc
     monitoring.record_outcomes(scored, USE_CASE, MATURED, "test")
     report = monitoring.measure_quality(scored, USE_CASE, MATURED, "test")
     with warehouse.open_warehouse(scored) as connection:
-        metrics = warehouse.read_rows(connection, sa.select(warehouse.METRICS))
+        metrics = warehouse.read_rows(connection, sa.select(tables.METRICS))
     of = {name: {row["metric"]: row for row in metrics if row["model_version"] == name} for name in ("1", "2")}
 
     assert report.score_dates == (NIGHT,)

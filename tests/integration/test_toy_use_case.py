@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from toy import USE_CASE
 
-from pipelines import monitoring, registry, warehouse
+from pipelines import monitoring, registry, tables, warehouse
 from pipelines.feature_store import materialise, open_store
 from pipelines.features import build_features
 from pipelines.gate import judge
@@ -91,14 +91,14 @@ def test_training_registers_a_version_that_beats_the_simple_rules(home, toy, tra
 def test_promotion_makes_it_champion_and_records_the_evidence(home, toy, trained, promoted):
     assert (promoted.is_promoted, promoted.reason) == (True, "all checks passed")
     assert registry.champion(home, toy).version == trained.model_version
-    (row,) = rows_of(home, warehouse.PROMOTION_LOG, use_case=toy.name)
+    (row,) = rows_of(home, tables.PROMOTION_LOG, use_case=toy.name)
     assert (row["action"], row["from_version"], row["to_version"]) == ("promote", None, trained.model_version)
     assert all(check["success"] for check in json.loads(row["evidence"]))
 
 
 def test_each_active_household_gets_its_best_stores_in_order(home, toy, published):
     built, scored, report = published[SCORED]
-    rows = rows_of(home, warehouse.scores_table(toy), score_date=SCORED)
+    rows = rows_of(home, tables.scores_table(toy), score_date=SCORED)
     lists = {}
     for row in sorted(rows, key=lambda row: row["rank"]):
         lists.setdefault(row["household_id"], []).append(row)
@@ -120,12 +120,12 @@ def test_publishing_equal_rows_again_changes_nothing(home, toy, published):
 
     assert not again.is_changed
     assert again.content_hash == published[SCORED][2].content_hash
-    assert len(rows_of(home, warehouse.PUBLISH_LOG, score_date=SCORED)) == 1
+    assert len(rows_of(home, tables.PUBLISH_LOG, score_date=SCORED)) == 1
 
 
 def test_outcomes_are_recorded_for_each_published_row(home, toy, published, monitored):
     report = monitored["record_outcomes"]
-    rows = rows_of(home, warehouse.outcomes_table(toy))
+    rows = rows_of(home, tables.outcomes_table(toy))
 
     assert report.score_dates == (SCORED,)
     assert len(rows) == report.rows == published[SCORED][2].rows
@@ -138,7 +138,7 @@ def test_outcomes_are_recorded_for_each_published_row(home, toy, published, moni
 
 def test_quality_drift_and_figures_are_measured(home, toy, monitored):
     quality = monitored["measure_quality"]
-    metrics = rows_of(home, warehouse.METRICS, use_case=toy.name)
+    metrics = rows_of(home, tables.METRICS, use_case=toy.name)
 
     assert quality.score_dates == (SCORED,)
     assert quality.newest["auc"] > 0.7
@@ -155,8 +155,8 @@ def test_quality_drift_and_figures_are_measured(home, toy, monitored):
 
 def test_kpis_are_written_by_day_and_by_week(home, toy, monitored):
     report = monitored["compute_kpis"]
-    (daily,) = rows_of(home, warehouse.KPI_DAILY, use_case=toy.name, kpi_date=MATURED)
-    (weekly,) = rows_of(home, warehouse.KPI_WEEKLY, use_case=toy.name, kpi_date=MATURED)
+    (daily,) = rows_of(home, tables.KPI_DAILY, use_case=toy.name, kpi_date=MATURED)
+    (weekly,) = rows_of(home, tables.KPI_WEEKLY, use_case=toy.name, kpi_date=MATURED)
 
     assert report.daily == {"stores_visited": daily["value"]}
     assert 0 < daily["value"] < weekly["value"] <= 457
@@ -164,7 +164,7 @@ def test_kpis_are_written_by_day_and_by_week(home, toy, monitored):
 
 def test_the_decision_on_a_new_model_is_written_with_its_reason(home, toy, monitored):
     report = monitored["decide_retraining"]
-    (row,) = rows_of(home, warehouse.RETRAIN_DECISIONS, use_case=toy.name)
+    (row,) = rows_of(home, tables.RETRAIN_DECISIONS, use_case=toy.name)
 
     assert (row["decision_date"], row["is_requested"], row["reason"]) == (
         MATURED,

@@ -21,11 +21,11 @@ from toy import USE_CASE
 from pipelines import registry, warehouse
 from pipelines.bundle import MANIFEST, SIGNATURE
 from pipelines.errors import ArtifactRefused, InvalidSetting
-from pipelines.incidents import INCIDENTS
 from pipelines.publishing import publish
 from pipelines.scoring import score
 from pipelines.settings import PROJECT
 from pipelines.signing import _private_key, sign
+from pipelines.tables import INCIDENTS
 
 NIGHT, NEXT = date(2017, 11, 19), date(2017, 11, 26)
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve", "jsonpickle"}

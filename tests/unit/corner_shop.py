@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import lake, registry, warehouse
+from pipelines import lake, registry, tables, warehouse
 from pipelines.contracts import CORE_PRODUCTS, CORE_TRANSACTIONS
 from pipelines.engine import open_core
 from pipelines.features import compute_features, end_of_day
@@ -96,7 +96,7 @@ def log(settings: Settings, *days: int) -> None:
     done |= {"attempt": 1, "status": "replaced", "key_id": key_id(settings)} | dict.fromkeys(COUNTS, 0)
     with warehouse.open_warehouse(settings) as connection:
         warehouse.append_rows(
-            connection, warehouse.INGEST_LOG, [{**done, "business_date": day(number)} for number in days]
+            connection, tables.INGEST_LOG, [{**done, "business_date": day(number)} for number in days]
         )
 
 
@@ -127,7 +127,7 @@ def publish(
         for rank, item in enumerate(items, start=1)
     ]
     with warehouse.open_warehouse(settings) as connection:
-        warehouse.replace_rows(connection, warehouse.scores_table(use_case), rows, score_date=day(number))
+        warehouse.replace_rows(connection, tables.scores_table(use_case), rows, score_date=day(number))
 
 
 def put_scores(

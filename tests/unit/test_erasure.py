@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipelines import drop_files, erasure, lake, warehouse
+from pipelines import drop_files, erasure, lake, tables, warehouse
 from pipelines.access import reidentify
 from pipelines.contracts import TRANSACTIONS_DROP
 from pipelines.drops import MANIFEST, read_drop
@@ -282,7 +282,7 @@ def test_rows_that_somebody_dropped_from_quarantine_stay_dropped_in_the_rewritte
     told |= {"source_sha256": file.sha256}
     with warehouse.open_warehouse(home) as connection:  # of the first other household, of the last, and of the erased
         rows = [told | {"source_line": line} for line in (1, 40, 41)]
-        warehouse.append_rows(connection, warehouse.QUARANTINE_DROPS, rows)
+        warehouse.append_rows(connection, tables.QUARANTINE_DROPS, rows)
 
     erase(home, str(GONE), DAYS[2], "r2")
     ingest(home, day, day, "r3")
@@ -308,7 +308,7 @@ def test_killed_before_any_of_its_writes_a_second_run_ends_it(home, monkeypatch,
             break
         kills += 1
         if position > 1:  # the access log comes first
-            assert len(shop.rows_of(again, warehouse.TOMBSTONES)) == 1
+            assert len(shop.rows_of(again, tables.TOMBSTONES)) == 1
 
         report = erase(again, str(GONE), DAYS[2], "r3")
 
@@ -365,7 +365,7 @@ def test_receipt_and_access_log_name_the_pseudonym_alone_and_only_their_owner_re
     assert stat.S_IMODE(receipt.stat().st_mode) == 0o600
     assert str(GONE) not in receipt.read_text()
     assert (told["household_id"], told["as_of"], told["left"]) == (report.household_id, "2017-05-08", report.left)
-    (row,) = shop.rows_of(home, warehouse.ACCESS_LOG)
+    (row,) = shop.rows_of(home, tables.ACCESS_LOG)
     assert (row["what"], row["subject"], row["ids"], row["run_id"]) == ("erase", report.household_id, 1, "r2")
     assert row["who"]
 
@@ -398,7 +398,7 @@ def test_with_another_key_nothing_is_erased(home):
     other = home.model_copy(update={"pseudonym_key": type(home.pseudonym_key)("k" * 40)})
     with pytest.raises(WrongKey):
         erase(other, str(GONE), DAYS[2], "r2")
-    assert shop.rows_of(home, warehouse.TOMBSTONES) == []
+    assert shop.rows_of(home, tables.TOMBSTONES) == []
 
 
 def write_csv(path, rows):
@@ -431,7 +431,7 @@ def test_pseudonyms_become_raw_ids_other_columns_stay_and_no_cell_is_a_formula(h
     ]
     assert (report.rows, report.ids, report.unknown) == (3, 1, (str(nobody),))
     assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == 0o600
-    (row,) = shop.rows_of(home, warehouse.ACCESS_LOG)
+    (row,) = shop.rows_of(home, tables.ACCESS_LOG)
     assert (row["what"], row["subject"], row["ids"], row["reason"]) == ("reidentify", None, 2, "November mailing")
 
 

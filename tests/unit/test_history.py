@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.checks import log_rows
 from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.history import history_checks
@@ -173,8 +173,8 @@ def test_every_check_of_a_day_becomes_a_row_of_the_log_whether_it_failed_or_not(
 
     with warehouse.open_warehouse(settings) as connection:
         rows = log_rows(checks.values(), table="core__transactions", day=SUNDAY, run_id="night")
-        warehouse.append_rows(connection, warehouse.CHECK_LOG, rows)
-        logged = warehouse.read_rows(connection, warehouse.CHECK_LOG.select())
+        warehouse.append_rows(connection, tables.CHECK_LOG, rows)
+        logged = warehouse.read_rows(connection, tables.CHECK_LOG.select())
 
     (lines,) = [row for row in logged if row["check_name"] == "lines"]
     assert len(logged) == len(checks) > 10

@@ -3,7 +3,8 @@
 import pytest
 from corner_shop import SHOP, day, log, rows_of
 
-from pipelines.incidents import INCIDENTS, Incident, open_incident, resolve
+from pipelines import tables
+from pipelines.incidents import Incident, open_incident, resolve
 
 DOWN = Incident("registry down", "model corner_shop", "refused", "readers see a copy's scores", "start it")
 REFUSED = Incident("champion refused", "model corner_shop", "flipped", "readers see a copy's scores", "restore it")
@@ -17,9 +18,8 @@ def shop(settings):
 
 
 def seen(shop):
-    return [
-        (row["kind"], row["first_date"], row["last_date"], row["resolved_date"]) for row in rows_of(shop, INCIDENTS)
-    ]
+    told = ("kind", "first_date", "last_date", "resolved_date")
+    return [tuple(row[name] for name in told) for row in rows_of(shop, tables.INCIDENTS)]
 
 
 def test_ten_nights_with_the_same_cause_are_one_row_in_any_order(shop):

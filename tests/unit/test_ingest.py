@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.contracts import CORE_TABLES, QUARANTINE_TRANSACTIONS
 from pipelines.errors import (
     ChecksFailed,
@@ -95,21 +95,21 @@ def pseudonym_of(household):
 
 def state_of(settings):
     """Everything that an ingest could change."""
-    tables = [*CORE_TABLES, QUARANTINE_TRANSACTIONS.name]
+    names = [*CORE_TABLES, QUARANTINE_TRANSACTIONS.name]
     with warehouse.open_warehouse(settings) as connection:
-        warehouse.METADATA.create_all(connection)
+        tables.METADATA.create_all(connection)
         rows = {
             name: connection.scalar(sa.select(sa.func.count()).select_from(table))
-            for name, table in warehouse.METADATA.tables.items()
+            for name, table in tables.METADATA.tables.items()
             if name != "ops__check_log"  # says why a day was refused
         }
-    files = {name: tuple(lake.files_of(settings.lake, name)) for name in tables}
-    return rows, {name: lake.version_of(settings.lake, name) for name in tables}, files
+    files = {name: tuple(lake.files_of(settings.lake, name)) for name in names}
+    return rows, {name: lake.version_of(settings.lake, name) for name in names}, files
 
 
 def log_of(settings, table):
     columns = ("business_date", "rows_in", "rows_kept", "rows_quarantined", "rows_duplicate")
-    log = warehouse.INGEST_LOG.c
+    log = tables.INGEST_LOG.c
     query = sa.select(*(log[name] for name in columns)).where(log.table_name == table).order_by(log.ingest_id)
     with warehouse.open_warehouse(settings) as connection:
         return [tuple(row) for row in connection.execute(query)]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from corner_shop import SHOP, day, log, publish, rows_of, sell, snapshot
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables
 from pipelines.contracts import CORE_REDEMPTIONS
 from pipelines.engine import open_core
 from pipelines.errors import InvalidUseCase, MissingPartition
@@ -41,7 +41,7 @@ def test_the_week_ends_on_its_sunday_and_counts_fuel_and_redemptions(settings: S
 
     assert (weekly["revenue_usd"], weekly["active_households"], weekly["baskets"]) == (48.0, 2, 4)
     assert (weekly["basket_value_usd"], weekly["redemptions"]) == (12.0, 2)
-    stored = {row["kpi"]: row for row in rows_of(settings, warehouse.KPI_WEEKLY)}
+    stored = {row["kpi"]: row for row in rows_of(settings, tables.KPI_WEEKLY)}
     assert (stored["revenue_usd"]["kpi_date"], stored["revenue_usd"]["value"]) == (day(6), 48.0)
     assert stored["revenue_usd"]["unit"] == "usd"
     assert "fuel" in stored["revenue_usd"]["meaning"]
@@ -50,11 +50,11 @@ def test_the_week_ends_on_its_sunday_and_counts_fuel_and_redemptions(settings: S
 def test_rows_after_the_date_do_not_count_and_a_second_run_changes_nothing(settings: Settings) -> None:
     sell(settings, *WEEK, 7, purchases=[*SALES, (7, 3, 1, "99.00")])
     compute_kpis(settings, MARKET, day(6), "test")
-    once = [rows_of(settings, table) for table in (warehouse.KPI_DAILY, warehouse.KPI_WEEKLY)]
+    once = [rows_of(settings, table) for table in (tables.KPI_DAILY, tables.KPI_WEEKLY)]
 
     compute_kpis(settings, MARKET, day(6), "again")
 
-    assert [rows_of(settings, table) for table in (warehouse.KPI_DAILY, warehouse.KPI_WEEKLY)] == once
+    assert [rows_of(settings, table) for table in (tables.KPI_DAILY, tables.KPI_WEEKLY)] == once
     assert next(row["value"] for row in once[0] if row["kpi"] == "revenue_usd") == 8.0
 
 
@@ -65,7 +65,7 @@ def test_no_week_is_computed_on_another_day_or_before_history_fills_one(settings
         report = compute_kpis(settings, MARKET, day(number), "test")
         assert report.weekly == {}
         assert said in report.reason
-    assert rows_of(settings, warehouse.KPI_WEEKLY) == []
+    assert rows_of(settings, tables.KPI_WEEKLY) == []
 
 
 def test_a_hole_in_the_week_is_an_error_and_writes_nothing(settings: Settings) -> None:
@@ -73,7 +73,7 @@ def test_a_hole_in_the_week_is_an_error_and_writes_nothing(settings: Settings) -
 
     with pytest.raises(MissingPartition, match=str(day(3))):
         compute_kpis(settings, MARKET, day(6), "test")
-    assert rows_of(settings, warehouse.KPI_DAILY) == []
+    assert rows_of(settings, tables.KPI_DAILY) == []
 
 
 def test_a_closed_day_has_no_revenue_and_no_basket_value(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from corner_shop import SHOP, day, publish, rows_of, sell, snapshot
 
-from pipelines import warehouse
+from pipelines import tables
 from pipelines.errors import MissingPartition
 from pipelines.outcomes import published_version, record_outcomes
 from pipelines.settings import Settings
@@ -21,7 +21,7 @@ def scored(settings: Settings) -> Settings:
 
 
 def outcomes(settings: Settings) -> list[tuple[object, ...]]:
-    rows = rows_of(settings, warehouse.outcomes_table(SHOP))
+    rows = rows_of(settings, tables.outcomes_table(SHOP))
     return [(r["household_id"], r["rank"], r["product_category"], r["is_positive"], r["value_usd"]) for r in rows]
 
 
@@ -34,18 +34,18 @@ def test_outcomes_hold_every_published_row_with_what_was_bought_inside_the_windo
         (2, 1, "BEER", False, 0.0),
         (2, 2, "MILK", True, 4.0),  # never bought before day 0: a positive that was no candidate
     ]
-    assert {row["matured_date"] for row in rows_of(scored, warehouse.outcomes_table(SHOP))} == {day(2)}
+    assert {row["matured_date"] for row in rows_of(scored, tables.outcomes_table(SHOP))} == {day(2)}
     assert (report.score_dates, report.rows, report.positives, report.reason) == ((day(0),), 4, 2, "")
 
 
 def test_outcomes_are_the_same_when_recorded_again_or_later(scored: Settings) -> None:
     record_outcomes(scored, SHOP, day(2), "test")
-    once = rows_of(scored, warehouse.outcomes_table(SHOP))
+    once = rows_of(scored, tables.outcomes_table(SHOP))
 
     record_outcomes(scored, SHOP, day(2), "again")
     assert record_outcomes(scored, SHOP, day(3), "later").score_dates == ()
 
-    assert rows_of(scored, warehouse.outcomes_table(SHOP)) == once
+    assert rows_of(scored, tables.outcomes_table(SHOP)) == once
 
 
 def test_nothing_is_recorded_before_the_window_is_over(scored: Settings) -> None:

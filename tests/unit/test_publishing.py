@@ -5,12 +5,12 @@ import pytest
 import sqlalchemy as sa
 from corner_shop import SHOP, day, rows_of, sell
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables, warehouse
 from pipelines.errors import ChecksFailed, MissingPartition
 from pipelines.publishing import publish
 from pipelines.scoring import rank_candidates
 
-SCORES = warehouse.scores_table(SHOP)
+SCORES = tables.scores_table(SHOP)
 # Household 1 has three candidates of which two are published; household 2 has one.
 GOOD = [(1, "BREAD", 0.9, 1), (1, "BEER", 0.6, 2), (1, "MILK", 0.2, 3), (2, "BEER", 0.4, 1)]
 
@@ -72,7 +72,7 @@ def test_publishing_the_same_rows_again_changes_nothing_and_logs_nothing(shop):
     again = publish(shop, SHOP, day(0), "run-2", "1")
     assert not again.is_changed
     assert {row["run_id"] for row in rows_of(shop, SCORES)} == {"run-1"}
-    assert len(rows_of(shop, warehouse.PUBLISH_LOG)) == 1
+    assert len(rows_of(shop, tables.PUBLISH_LOG)) == 1
 
 
 def test_publishing_another_model_replaces_the_whole_date(shop):

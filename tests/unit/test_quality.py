@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from corner_shop import SHOP, day, publish, put_scores, register, rows_of, sell, snapshot
 
-from pipelines import warehouse
+from pipelines import tables
 from pipelines.errors import MissingPartition
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.metrics import Quality
@@ -39,9 +39,7 @@ def matured(tmp_path: Path, registered: str) -> Settings:
 
 
 def figures(settings: Settings, version: str) -> dict[str, float]:
-    return {
-        row["metric"]: row["value"] for row in rows_of(settings, warehouse.METRICS) if row["model_version"] == version
-    }
+    return {row["metric"]: row["value"] for row in rows_of(settings, tables.METRICS) if row["model_version"] == version}
 
 
 def test_model_and_rules_are_scored_on_the_same_rows(matured: Settings) -> None:
@@ -88,7 +86,7 @@ def test_quality_of_a_matured_date_stands_beside_every_simple_rule(matured: Sett
 def test_the_best_rule_of_the_models_validation_is_its_reference(matured: Settings) -> None:
     measure_quality(matured, SHOP, day(2), "test")
 
-    rows = {row["metric"]: row for row in rows_of(matured, warehouse.METRICS) if row["model_version"] == "1"}
+    rows = {row["metric"]: row for row in rows_of(matured, tables.METRICS) if row["model_version"] == "1"}
     assert rows["auc"]["reference"] == pytest.approx(1 / 3)
     assert rows["auc"]["threshold"] == pytest.approx(0.9 - 0.02)
     assert (rows["auc"]["status"], rows["ndcg_at_2"]["status"], rows["ece"]["status"]) == ("ok", "ok", "info")
@@ -98,11 +96,11 @@ def test_quality_measured_again_leaves_the_same_rows_and_drift_alone(matured: Se
     drift = Measurement("drift_ks", "1", 0.5, slice="purchases")
     replace_measurements(matured, SHOP, day(0), ["drift_ks"], [drift])
     measure_quality(matured, SHOP, day(2), "test")
-    once = rows_of(matured, warehouse.METRICS)
+    once = rows_of(matured, tables.METRICS)
 
     measure_quality(matured, SHOP, day(2), "again")
 
-    assert rows_of(matured, warehouse.METRICS) == once
+    assert rows_of(matured, tables.METRICS) == once
     assert [row["value"] for row in once if row["metric"] == "drift_ks"] == [0.5]
 
 

@@ -8,7 +8,7 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from pipelines import lake, warehouse
+from pipelines import lake, tables
 from pipelines.contracts import QUARANTINE_TRANSACTIONS
 from pipelines.errors import InvalidSetting, MissingPartition
 from pipelines.retention import clean
@@ -59,7 +59,7 @@ def test_each_layer_keeps_the_days_that_its_setting_says_and_a_second_run_finds_
     removed = clean(home, shop.day(NOW), "r1").removed
 
     assert dates_of(home, "scores__corner_shop", "as_of") == [23]
-    assert [row["score_date"] for row in shop.rows_of(home, warehouse.scores_table(shop.SHOP))] == [shop.day(22)] * 2
+    assert [row["score_date"] for row in shop.rows_of(home, tables.scores_table(shop.SHOP))] == [shop.day(22)] * 2
     assert dates_of(home, "quarantine__transactions", "business_date") == [29]
     assert names_in(home.landing.folder) == [f"transactions/date={shop.day(30)}/manifest.json"]
     assert names_in(home.home / "data_docs") == [f"core/{shop.day(26)}.html", "index.html"]
@@ -68,7 +68,7 @@ def test_each_layer_keeps_the_days_that_its_setting_says_and_a_second_run_finds_
     expected = {"scores": 2, "published": 4, "quarantine": 2, "landing": 2, "pages": 2, "logs": 2}
     assert removed == expected | {"snapshots": 0, "versions": 0, "leftovers": 0}
     assert set(clean(home, shop.day(NOW), "r2").removed.values()) == {0}
-    costs = [row for row in shop.rows_of(home, warehouse.RUN_COSTS) if row["run_id"] == "r1"]
+    costs = [row for row in shop.rows_of(home, tables.RUN_COSTS) if row["run_id"] == "r1"]
     assert {row["step"].removeprefix("janitor__"): row["rows"] for row in costs} == removed
 
 

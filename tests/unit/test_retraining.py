@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from corner_shop import SHOP, day, log, publish, put_scores, register, rows_of, sell, snapshot
 
-from pipelines import warehouse
+from pipelines import tables
 from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.monitoring import decide_retraining, measure_drift
@@ -81,7 +81,7 @@ def test_the_decision_and_its_evidence_are_written_down_once(scored: Settings) -
     report = decide_retraining(scored, SHOP, day(5), "first")
     decide_retraining(scored, SHOP, day(5), "second")
 
-    (row,) = rows_of(scored, warehouse.RETRAIN_DECISIONS)
+    (row,) = rows_of(scored, tables.RETRAIN_DECISIONS)
     assert (row["decision_date"], row["is_requested"], row["run_id"]) == (day(5), True, "second")
     assert row["reason"] == report.reason == "share of drifted features: expected at most 0.25, observed 0.5"
     evidence = json.loads(row["evidence"])
@@ -111,7 +111,7 @@ def test_nothing_is_decided_when_drift_was_not_measured(scored: Settings) -> Non
 
     with pytest.raises(MissingPartition, match="no basis for a decision"):
         decide_retraining(scored, SHOP, day(5), "test")
-    assert rows_of(scored, warehouse.RETRAIN_DECISIONS) == []
+    assert rows_of(scored, tables.RETRAIN_DECISIONS) == []
 
 
 def test_a_version_that_the_registry_does_not_know_is_an_error_and_never_a_request(scored: Settings) -> None:
@@ -120,7 +120,7 @@ def test_a_version_that_the_registry_does_not_know_is_an_error_and_never_a_reque
 
     with pytest.raises(UnknownVersion):
         decide_retraining(scored, SHOP, day(5), "test")
-    assert rows_of(scored, warehouse.RETRAIN_DECISIONS) == []
+    assert rows_of(scored, tables.RETRAIN_DECISIONS) == []
 
 
 def test_drift_is_measured_over_the_candidates_of_the_date(scored: Settings) -> None:
@@ -137,7 +137,7 @@ def test_drift_is_measured_over_the_candidates_of_the_date(scored: Settings) -> 
     report = measure_drift(scored, SHOP, day(5), "test")
     measure_drift(scored, SHOP, day(5), "again")
 
-    found = {(r["metric"], r["slice"]): (r["value"], r["status"]) for r in rows_of(scored, warehouse.METRICS)}
+    found = {(r["metric"], r["slice"]): (r["value"], r["status"]) for r in rows_of(scored, tables.METRICS)}
     assert found == {
         ("drift_ks", "purchases"): (0.0, "ok"),
         ("drift_ks", "spend_usd"): (0.5, "alert"),
