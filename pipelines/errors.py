@@ -1,8 +1,15 @@
 """Every error that Nightjar raises on purpose: what happened, where, and what to do about it."""
 
+from typing import ClassVar
+
 
 class NightjarError(Exception):
-    """An error with the facts that a reader needs: what, where, expected, found and the remedy."""
+    """An error with the facts that a reader needs: what, where, expected, found and the remedy.
+
+    `runbook` is the anchor of the section in docs/running.md that helps.
+    """
+
+    runbook: ClassVar[str] = "a-run-failed"
 
     def __init__(self, what: str, *, where: str, expected: object = None, found: object = None, remedy: str) -> None:
         self.what, self.where, self.expected, self.found, self.remedy = what, where, expected, found, remedy
@@ -14,7 +21,7 @@ class NightjarError(Exception):
             lines.append(f"  expected: {self.expected}")
         if self.found is not None:
             lines.append(f"  found:    {self.found}")
-        return "\n".join([*lines, f"  remedy:   {self.remedy}"])
+        return "\n".join([*lines, f"  remedy:   {self.remedy}", f"  runbook:  docs/running.md#{self.runbook}"])
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.expected, self.found, self.remedy)
@@ -33,113 +40,173 @@ class BadInput(NightjarError):
 class InvalidSetting(BadInput):
     """A `NIGHTJAR_*` variable is misspelt, of the wrong type or out of range."""
 
+    runbook = "a-setting-is-wrong"
+
 
 class StorageRefused(BadInput):
     """The object store does not know the bucket or the key, or does not let this one in."""
+
+    runbook = "the-storage-does-not-answer"
 
 
 class WrongKey(BadInput):
     """The pseudonym key is not the one with which the lake was filled."""
 
+    runbook = "a-setting-is-wrong"
+
 
 class UnknownUseCase(BadInput):
     """No use case of that name is registered."""
+
+    runbook = "a-setting-is-wrong"
 
 
 class InvalidUseCase(BadInput):
     """A use case's definition contradicts itself or cannot be loaded."""
 
+    runbook = "a-setting-is-wrong"
+
 
 class InvalidRunParameter(BadInput):
     """A run was started with a partition key or a parameter that its DAG cannot use."""
+
+    runbook = "a-setting-is-wrong"
 
 
 class AlreadyRunning(BadInput):
     """A server that may run only once for a home folder runs already."""
 
+    runbook = "start-and-stop"
+
 
 class DateOutsideData(BadInput):
     """The date lies outside what the upstream system or the lake holds."""
+
+    runbook = "a-date-is-missing"
 
 
 class MissingDrop(BadInput):
     """The upstream system has delivered nothing for that table and date."""
 
+    runbook = "a-drop-failed-validation"
+
 
 class MissingManifest(BadInput):
     """The drop's folder exists but its manifest does not: the delivery is not finished."""
+
+    runbook = "a-drop-failed-validation"
 
 
 class WrongManifest(BadInput):
     """The manifest is unreadable or contradicts the files that it describes."""
 
+    runbook = "a-drop-failed-validation"
+
 
 class UnreadableFile(BadInput):
     """A delivered file is not the Parquet file that it should be."""
+
+    runbook = "a-drop-failed-validation"
 
 
 class MissingColumn(BadInput):
     """A delivered file lacks a column of the contract."""
 
+    runbook = "a-drop-failed-validation"
+
 
 class WrongType(BadInput):
     """A delivered column has another type than the contract's."""
+
+    runbook = "a-drop-failed-validation"
 
 
 class EmptyDay(BadInput):
     """A day without rows that its manifest does not mark as closed."""
 
+    runbook = "a-drop-failed-validation"
+
 
 class ChecksFailed(BadInput):
     """At least one blocking check on a table failed; nothing was written."""
+
+    runbook = "a-drop-failed-validation"
 
 
 class MissingPartition(BadInput):
     """A step needs a partition that no earlier step has written."""
 
+    runbook = "a-date-is-missing"
+
 
 class NothingQuarantined(BadInput):
     """No row in quarantine matches what was asked for."""
+
+    runbook = "a-date-is-missing"
 
 
 class LabelsImmature(BadInput):
     """The label window of a snapshot is not over at the date for which it is asked."""
 
+    runbook = "a-date-is-missing"
+
 
 class NoChampion(BadInput):
     """No model version carries the alias `champion`."""
+
+    runbook = "scores-came-from-a-fallback"
 
 
 class UnknownVersion(BadInput):
     """No model version of that number is registered."""
 
+    runbook = "a-bad-model-was-promoted"
+
 
 class NotJudged(BadInput):
     """A version was never before the gate, or not since the champion has changed."""
+
+    runbook = "a-model-waits-for-approval"
 
 
 class HistoryAltered(BadInput):
     """The log of promotions is not as it was written, or the champion is not the one that it tells of."""
 
+    runbook = "a-bad-model-was-promoted"
+
 
 class SnapshotRefused(BadInput):
     """A snapshot or its labels are not, bit for bit, what the ledger says was written."""
+
+    runbook = "a-snapshot-was-altered"
 
 
 class LineageBroken(BadInput):
     """Something that a model was trained on cannot be given back as it was."""
 
+    runbook = "a-snapshot-was-altered"
+
 
 class NotPublished(BadInput):
     """Readers of the scores see no such row."""
+
+    runbook = "a-date-is-missing"
 
 
 class ArtifactRefused(BadInput):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
 
+    runbook = "scores-came-from-a-fallback"
+
 
 class EngineFailure(NightjarError):
     """A library or a server failed while it worked; the data may be fine, and a retry may help."""
+
+
+class WarehouseDown(EngineFailure):
+    """The warehouse cannot be reached, or does not take part: it is locked, full or shutting down."""
+
+    runbook = "the-warehouse-is-down"
 
 
 class RunFailed(NightjarError):

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
-from pipelines.errors import EngineFailure
+from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table
 from pipelines.use_case import UseCase
@@ -22,14 +22,16 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
 
     Raises:
-        EngineFailure: the database cannot be reached or refuses a statement.
+        WarehouseDown: the database cannot be reached.
+        EngineFailure: it refuses a statement.
     """
     engine = _engine(settings.warehouse)
     try:
         with engine.begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
-        raise EngineFailure(
+        is_down = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+        raise (WarehouseDown if is_down else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True),
             found=error.orig,
