@@ -88,7 +88,8 @@ def _page(run: EndedRun, causes: list[Cause]) -> Page:
     is_refused = kind == "score" and first.runbook == ChecksFailed.runbook
     return Page(
         key=run.part,
-        what=f"{run.dag_id} failed{f' for {run.business_date}' if run.business_date else ''}"
+        what=f"{run.dag_id} failed{f' for {run.business_date}' if run.business_date else ''}: "
+        + first.error.partition(":")[0]
         + (f", {len(causes)} tasks" if len(causes) > 1 else ""),
         cause=shown + (f"; and {rest} more" if rest > 0 else ""),
         meaning="; ".join(map(str, beside)) if all(beside) else _READERS_SEE.get(kind, "see the DAG's page"),

@@ -19,7 +19,7 @@ NIGHT = date(2017, 11, 21)
 AT = datetime(2017, 11, 22, 10, 5, tzinfo=UTC)  # 05:05 in New York
 INGEST = EndedRun("ingest", "scheduled__1", NIGHT, "data platform", "task_failure", "ingest_day", "http://log/ingest")
 CHANNELS = ("slack", "email", "pagerduty")
-PAGED = "[Nightjar] ingest failed for 2017-11-21"
+PAGED = "[Nightjar] ingest failed for 2017-11-21: MissingDrop"
 
 
 def minutes(number):
@@ -93,7 +93,7 @@ def test_fifty_failed_tasks_are_one_page_with_the_first_causes_and_their_number(
     page_failure(home, run, minutes(2))
     deliver(home, minutes(2))
 
-    assert inbox.subjects("email") == ["[Nightjar] score__shop failed for 2017-11-21, 50 tasks"]
+    assert inbox.subjects("email") == ["[Nightjar] score__shop failed for 2017-11-21: EngineFailure, 50 tasks"]
     text = inbox.arrived[0][2]
     assert "Cause:    task_0: EngineFailure: the lake is gone; disk 0; task_1: " in text
     assert text.splitlines()[0].endswith("; and 47 more")
