@@ -59,9 +59,9 @@ class Drill:
         """Count what arrives from here on; gives the function that waits for the page."""
         began, outcome = len(self.inbox.arrived), Outcome(name, expected)
 
-        def wait_for_page(is_resolved: bool = False) -> None:
+        def wait_for_page(*, is_resolved: bool = False, look: Callable[[], object] = lambda: None) -> None:
             wanted = expected * len(CHANNELS)
-            _wait(lambda: len(self._news(began, is_resolved)) >= wanted, f"pages for: {name}", 90)
+            _wait(lambda: len(self._news(began, is_resolved)) >= wanted, f"pages for: {name}", look=look)
 
         yield wait_for_page
         time.sleep(_SETTLED_S)  # a page too many would come now
@@ -249,8 +249,7 @@ def _lose_the_warehouse(drill: Drill) -> None:
         file.rmdir()
         away.rename(file)
         drill.run("ingest", DARK_NIGHT, "success")
-        drill.watch()
-        page(is_resolved=True)
+        page(is_resolved=True, look=drill.watch)
 
 
 def _lose_the_channels(drill: Drill) -> None:
@@ -259,10 +258,9 @@ def _lose_the_channels(drill: Drill) -> None:
         drill.inbox.stop()
         file.write_bytes(b"")
         drill.run("ingest", MUTE_NIGHT, "failed")
-        _wait(lambda: drill.watch() == 1 and _is_waiting(drill), "the page in the outbox")
+        _wait(lambda: _is_waiting(drill), "the page in the outbox")
         drill.inbox.start()
-        _wait(lambda: not (drill.watch() and _is_waiting(drill)), "the page to be sent", step_s=5)
-        page()
+        page(look=drill.watch)
 
 
 def _lose_the_scheduler(drill: Drill) -> None:
@@ -282,8 +280,7 @@ def _lose_the_scheduler(drill: Drill) -> None:
         scheduler = _start_scheduler(drill.settings, server)
         try:
             drill.wait_for("ingest", run_id, "success")
-            drill.watch()
-            page(is_resolved=True)
+            page(is_resolved=True, look=drill.watch)
         finally:
             stop_server(drill.settings, scheduler)
 
@@ -307,13 +304,16 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _wait(is_done: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S, step_s: float = 1) -> None:
-    deadline = time.monotonic() + patience_s
+def _wait(
+    is_done: Callable[[], bool], what: str, *, look: Callable[[], object] = lambda: None, step_s: float = 1
+) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
     while not is_done():
         if time.monotonic() > deadline:
             raise RunFailed(
-                f"the drill waited in vain for {what}", where=f"{patience_s} s", remedy="read var/drill/logs"
+                f"the drill waited in vain for {what}", where=f"{_PATIENCE_S} s", remedy="read var/drill/airflow/logs"
             )
+        look()
         time.sleep(step_s)
 
 

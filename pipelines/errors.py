@@ -11,6 +11,9 @@ class NightjarError(Exception):
 
     runbook: ClassVar[str] = "a-run-failed"
 
+    def __init_subclass__(cls, *, runbook: str = "") -> None:
+        cls.runbook = runbook or cls.runbook
+
     def __init__(self, what: str, *, where: str, expected: object = None, found: object = None, remedy: str) -> None:
         self.what, self.where, self.expected, self.found, self.remedy = what, where, expected, found, remedy
         super().__init__(what, where, expected, found, remedy)
@@ -37,176 +40,120 @@ class BadInput(NightjarError):
     """What was given is wrong; the same call fails again until somebody mends the input."""
 
 
-class InvalidSetting(BadInput):
+class InvalidSetting(BadInput, runbook="a-setting-is-wrong"):
     """A `NIGHTJAR_*` variable is misspelt, of the wrong type or out of range."""
 
-    runbook = "a-setting-is-wrong"
 
-
-class StorageRefused(BadInput):
+class StorageRefused(BadInput, runbook="the-storage-does-not-answer"):
     """The object store does not know the bucket or the key, or does not let this one in."""
 
-    runbook = "the-storage-does-not-answer"
 
-
-class WrongKey(BadInput):
+class WrongKey(BadInput, runbook="a-setting-is-wrong"):
     """The pseudonym key is not the one with which the lake was filled."""
 
-    runbook = "a-setting-is-wrong"
 
-
-class UnknownUseCase(BadInput):
+class UnknownUseCase(BadInput, runbook="a-setting-is-wrong"):
     """No use case of that name is registered."""
 
-    runbook = "a-setting-is-wrong"
 
-
-class InvalidUseCase(BadInput):
+class InvalidUseCase(BadInput, runbook="a-setting-is-wrong"):
     """A use case's definition contradicts itself or cannot be loaded."""
 
-    runbook = "a-setting-is-wrong"
 
-
-class InvalidRunParameter(BadInput):
+class InvalidRunParameter(BadInput, runbook="a-setting-is-wrong"):
     """A run was started with a partition key or a parameter that its DAG cannot use."""
 
-    runbook = "a-setting-is-wrong"
 
-
-class AlreadyRunning(BadInput):
+class AlreadyRunning(BadInput, runbook="start-and-stop"):
     """A server that may run only once for a home folder runs already."""
 
-    runbook = "start-and-stop"
 
-
-class DateOutsideData(BadInput):
+class DateOutsideData(BadInput, runbook="a-date-is-missing"):
     """The date lies outside what the upstream system or the lake holds."""
 
-    runbook = "a-date-is-missing"
 
-
-class MissingDrop(BadInput):
+class MissingDrop(BadInput, runbook="a-drop-failed-validation"):
     """The upstream system has delivered nothing for that table and date."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class MissingManifest(BadInput):
+class MissingManifest(BadInput, runbook="a-drop-failed-validation"):
     """The drop's folder exists but its manifest does not: the delivery is not finished."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class WrongManifest(BadInput):
+class WrongManifest(BadInput, runbook="a-drop-failed-validation"):
     """The manifest is unreadable or contradicts the files that it describes."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class UnreadableFile(BadInput):
+class UnreadableFile(BadInput, runbook="a-drop-failed-validation"):
     """A delivered file is not the Parquet file that it should be."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class MissingColumn(BadInput):
+class MissingColumn(BadInput, runbook="a-drop-failed-validation"):
     """A delivered file lacks a column of the contract."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class WrongType(BadInput):
+class WrongType(BadInput, runbook="a-drop-failed-validation"):
     """A delivered column has another type than the contract's."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class EmptyDay(BadInput):
+class EmptyDay(BadInput, runbook="a-drop-failed-validation"):
     """A day without rows that its manifest does not mark as closed."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class ChecksFailed(BadInput):
+class ChecksFailed(BadInput, runbook="a-drop-failed-validation"):
     """At least one blocking check on a table failed; nothing was written."""
 
-    runbook = "a-drop-failed-validation"
 
-
-class MissingPartition(BadInput):
+class MissingPartition(BadInput, runbook="a-date-is-missing"):
     """A step needs a partition that no earlier step has written."""
 
-    runbook = "a-date-is-missing"
 
-
-class NothingQuarantined(BadInput):
+class NothingQuarantined(BadInput, runbook="a-date-is-missing"):
     """No row in quarantine matches what was asked for."""
 
-    runbook = "a-date-is-missing"
 
-
-class LabelsImmature(BadInput):
+class LabelsImmature(BadInput, runbook="a-date-is-missing"):
     """The label window of a snapshot is not over at the date for which it is asked."""
 
-    runbook = "a-date-is-missing"
 
-
-class NoChampion(BadInput):
+class NoChampion(BadInput, runbook="scores-came-from-a-fallback"):
     """No model version carries the alias `champion`."""
 
-    runbook = "scores-came-from-a-fallback"
 
-
-class UnknownVersion(BadInput):
+class UnknownVersion(BadInput, runbook="a-bad-model-was-promoted"):
     """No model version of that number is registered."""
 
-    runbook = "a-bad-model-was-promoted"
 
-
-class NotJudged(BadInput):
+class NotJudged(BadInput, runbook="a-model-waits-for-approval"):
     """A version was never before the gate, or not since the champion has changed."""
 
-    runbook = "a-model-waits-for-approval"
 
-
-class HistoryAltered(BadInput):
+class HistoryAltered(BadInput, runbook="a-bad-model-was-promoted"):
     """The log of promotions is not as it was written, or the champion is not the one that it tells of."""
 
-    runbook = "a-bad-model-was-promoted"
 
-
-class SnapshotRefused(BadInput):
+class SnapshotRefused(BadInput, runbook="a-snapshot-was-altered"):
     """A snapshot or its labels are not, bit for bit, what the ledger says was written."""
 
-    runbook = "a-snapshot-was-altered"
 
-
-class LineageBroken(BadInput):
+class LineageBroken(BadInput, runbook="a-snapshot-was-altered"):
     """Something that a model was trained on cannot be given back as it was."""
 
-    runbook = "a-snapshot-was-altered"
 
-
-class NotPublished(BadInput):
+class NotPublished(BadInput, runbook="a-date-is-missing"):
     """Readers of the scores see no such row."""
 
-    runbook = "a-date-is-missing"
 
-
-class ArtifactRefused(BadInput):
+class ArtifactRefused(BadInput, runbook="scores-came-from-a-fallback"):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
-
-    runbook = "scores-came-from-a-fallback"
 
 
 class EngineFailure(NightjarError):
     """A library or a server failed while it worked; the data may be fine, and a retry may help."""
 
 
-class WarehouseDown(EngineFailure):
+class WarehouseDown(EngineFailure, runbook="the-warehouse-is-down"):
     """The warehouse cannot be reached, or does not take part: it is locked, full or shutting down."""
-
-    runbook = "the-warehouse-is-down"
 
 
 class RunFailed(NightjarError):

@@ -25,7 +25,7 @@ _FIRST_WAIT, _LONGEST_WAIT = timedelta(seconds=30), timedelta(minutes=15)
 _FORGOTTEN = timedelta(days=7)  # causes of a run that never told how it ended
 _LONGEST_LINE = 400
 _LOGIN = re.compile(r"(?<=://)[^/\s@]*@")
-_PERSON = re.compile(r"(?i)(household\w*\W{0,4})\d+|\b\d{12,}\b")
+_PERSON = re.compile(r"(?i)(household\w*\W{0,4})\d+|(?<![\d.])\d{12,}\b")
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +47,7 @@ class Page(BaseModel):
     use_case: str = ""
     business_date: date | None = None
     remedy: str = ""
-    owner: str = ""
+    owner: str = "data platform"
     log_url: str = ""
 
 
