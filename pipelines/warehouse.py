@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table
+from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table, staging_table
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
@@ -59,6 +60,27 @@ def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) ->
     return len(rows)
 
 
+def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
+    """Add many rows, whose columns are named as the table's; gives their number."""
+    return append_rows(connection, table, rows.to_pylist())
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The table's columns as Arrow has them."""
+    kinds: Mapping[type[Any], pa.DataType] = {
+        sa.Date: pa.date32(),
+        sa.BigInteger: pa.int64(),
+        sa.Integer: pa.int32(),
+        sa.Float: pa.float64(),
+        sa.Boolean: pa.bool_(),
+        sa.String: pa.string(),
+    }
+    return pa.schema(
+        (column.name, next(kind for known, kind in kinds.items() if isinstance(column.type, known)))
+        for column in table.columns
+    )
+
+
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The query's rows as dictionaries."""
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -75,7 +97,8 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
 def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:
     scores = scores_table(use_case)
     scores.metadata.create_all(connection)
-    outcomes_table(use_case).metadata.create_all(connection)
+    for table in (staging_table(use_case), outcomes_table(use_case)):
+        table.metadata.create_all(connection)
     newest = f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
     _create_view(connection, f"{scores.name}_latest", f"SELECT * FROM {scores.name} {newest}")
 
