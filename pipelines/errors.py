@@ -134,6 +134,10 @@ class NotPublished(BadInput):
     """Readers of the scores see no such row."""
 
 
+class UnknownRevision(BadInput):
+    """The schema of the warehouse was made by a newer Nightjar."""
+
+
 class ArtifactRefused(BadInput):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
 
