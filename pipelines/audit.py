@@ -69,7 +69,7 @@ def last_nights(connection: sa.Connection, use_case: UseCase, as_of: date) -> li
     query = (
         sa.select(told.score_date, told.model_version, told.audit)
         .where(told.use_case == use_case.name, told.status.in_((PUBLISHED, FORCED)))
-        .where(told.score_date < as_of, told.score_date >= as_of - timedelta(days=_WITHIN_DAYS))
+        .where(told.audit != "", told.score_date < as_of, told.score_date >= as_of - timedelta(days=_WITHIN_DAYS))
         .order_by(told.publish_id)
     )
     newest = {row.score_date: row for row in connection.execute(query)}

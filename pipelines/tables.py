@@ -5,7 +5,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Date, DateTime, Float, Integer, MetaData, String, Table, Text
 
-from pipelines.append_only import append_only
 from pipelines.use_case import UseCase
 
 _REASONS = {1: "the strongest", 2: "the second", 3: "the third"}
@@ -148,28 +147,24 @@ PUBLISH_FENCES = Table(
     Column("run_id", String(250), nullable=False, comment="Run of that attempt"),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
-PROMOTION_LOG = append_only(
-    Table(
-        "ops__promotion_log",
-        METADATA,
-        Column("promotion_id", Integer, primary_key=True, autoincrement=True),
-        Column("run_id", String(250), nullable=False, comment="Run that did it"),
-        Column("recorded_at", DateTime(timezone=True), nullable=False, comment="By the database's clock"),
-        Column("use_case", String(64), nullable=False),
-        Column("action", String(16), nullable=False, comment="promote, refuse or rollback"),
-        Column("from_version", String(32), comment="Champion before; null: none"),
-        Column("to_version", String(32), nullable=False, comment="Version that was judged, or restored"),
-        Column("is_promoted", Boolean, nullable=False, comment="Whether to_version is champion from then on"),
-        Column("actor", String(250), nullable=False, comment="Who decided; nightjar: the checks alone"),
-        Column("trainer", String(250), comment="Who asked for the training; nightjar: the monitor"),
-        Column("reason", Text, nullable=False, comment="Why, in words"),
-        Column(
-            "evidence", Text, nullable=False, comment="The checks and what they saw, or the dates rolled back: JSON"
-        ),
-        Column("previous_hash", String(64), nullable=False, comment="entry_hash of the use case's entry before"),
-        Column("entry_hash", String(64), nullable=False, comment="SHA-256 of all columns but promotion_id and itself"),
-        sa.UniqueConstraint("use_case", "previous_hash"),
-    )
+PROMOTION_LOG = Table(
+    "ops__promotion_log",
+    METADATA,
+    Column("promotion_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, comment="By the database's clock"),
+    Column("use_case", String(64), nullable=False),
+    Column("action", String(16), nullable=False, comment="promote, refuse or rollback"),
+    Column("from_version", String(32), comment="Champion before; null: none"),
+    Column("to_version", String(32), nullable=False, comment="Version that was judged, or restored"),
+    Column("is_promoted", Boolean, nullable=False, comment="Whether to_version is champion from then on"),
+    Column("actor", String(250), nullable=False, comment="Who decided; nightjar: the checks alone"),
+    Column("trainer", String(250), comment="Who asked for the training; nightjar: the monitor"),
+    Column("reason", Text, nullable=False, comment="Why, in words"),
+    Column("evidence", Text, nullable=False, comment="The checks and what they saw, or the dates rolled back: JSON"),
+    Column("previous_hash", String(64), nullable=False, comment="entry_hash of the use case's entry before"),
+    Column("entry_hash", String(64), nullable=False, comment="SHA-256 of all columns but promotion_id and itself"),
+    sa.UniqueConstraint("use_case", "previous_hash"),
 )
 INCIDENTS = Table(
     "ops__incidents",

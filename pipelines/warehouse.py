@@ -12,7 +12,6 @@ from sqlalchemy import Column, Table
 
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table, staging_table
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
@@ -39,12 +38,15 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
 
 
 def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
-    """Create every table and view that is missing; existing ones stay as they are."""
+    """Bring the schema to its newest form, and create the tables of these use cases where they are missing.
+
+    Raises:
+        UnknownRevision: the database is newer than the code.
+    """
+    from pipelines.schema import bring_to_head
+
     with open_warehouse(settings) as connection:
-        METADATA.create_all(connection)
-        _create_view(connection, "ops__reconciliation", RECONCILIATION)
-        for use_case in use_cases:
-            _create_use_case_tables(connection, use_case)
+        bring_to_head(connection, use_cases)
 
 
 def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
@@ -92,20 +94,6 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
     for name in inspector.get_table_names():
         if not name.startswith("ops__") and column.name in {known["name"] for known in inspector.get_columns(name)}:
             yield sa.table(name, sa.column(column.name, column.type))
-
-
-def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:
-    scores = scores_table(use_case)
-    scores.metadata.create_all(connection)
-    for table in (staging_table(use_case), outcomes_table(use_case)):
-        table.metadata.create_all(connection)
-    newest = f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
-    _create_view(connection, f"{scores.name}_latest", f"SELECT * FROM {scores.name} {newest}")
-
-
-def _create_view(connection: sa.Connection, view: str, query: str) -> None:
-    if view not in sa.inspect(connection).get_view_names():
-        connection.execute(sa.text(f"CREATE VIEW {view} AS {query}"))
 
 
 @cache
