@@ -228,7 +228,7 @@ def _audit(settings: Settings, attempt: _Attempt, content: str, force: Force | N
         Check("rows as they were scored", lake.content_hash(staged) == content, f"{len(staged)} rows", content),
         *audit.constraints(settings, use_case, as_of, staged),
         *audit.expected_of_rows(settings, use_case, as_of, staged),
-        *audit.comparisons(use_case, now, version, nights, overlap),
+        *audit.comparisons(use_case, as_of, version, now, nights, overlap),
     ]
     failed = "; ".join(str(check) for check in checks if check.is_blocking and not check.success)
     status = PUBLISHED if not failed else REFUSED if force is None else FORCED

@@ -22,10 +22,10 @@ def shop(settings):
     return settings
 
 
-def compared(now, *, version="1", before=USUAL, overlap=0.9):
+def compared(now, *, version="1", before=USUAL, overlap=0.9, on=3):
     """Names of the checks that failed: those that block, and those that warn."""
     nights = [Night(day(number), "1", before) for number in (2, 1, 0)]
-    checks = audit.comparisons(SHOP, now, version, nights, overlap)
+    checks = audit.comparisons(SHOP, day(on), version, now, nights, overlap)
     failed = [check for check in checks if not check.success]
     return {one.name for one in failed if one.is_blocking}, {one.name for one in failed if not one.is_blocking}
 
@@ -93,6 +93,13 @@ def test_another_model_may_change_scores_and_lists_but_not_the_size():
         {"rows"},
         {"shift of the scores (PSI)", "share of the lists that stays"},
     )
+
+
+def test_after_a_gap_of_more_than_three_days_scores_and_lists_only_warn():
+    now = USUAL.model_copy(update={"scores": (0.9, 0.1), "rows": 1000})
+
+    assert compared(now, on=5) == ({"rows", "shift of the scores (PSI)"}, set())
+    assert compared(now, on=6) == ({"rows"}, {"shift of the scores (PSI)"})
 
 
 def test_a_small_night_is_no_measure():
