@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_model, cli_quarantine
+from pipelines import cli_analyst, cli_model, cli_quarantine
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -26,7 +26,8 @@ rebuild = typer.Typer(no_args_is_help=True, help="Make again what was made befor
 app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_model.app, name="model")
-app.command()(cli_model.rollback)
+for command in (cli_model.rollback, cli_analyst.export, cli_analyst.verify, cli_analyst.contract):
+    app.command()(command)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
