@@ -19,7 +19,8 @@ from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
 CONTRACT, PAGE = "contracts/warehouse.json", "docs/analysts.md"
-WITHHELD = {  # what no analyst needs: who was erased, who translated ids, and single rows in quarantine
+WITHHELD = {  # what no analyst needs: who was erased, who translated ids, single rows in quarantine, and locks
+    "ops__publish_fences",
     "ops__tombstones",
     "ops__access_log",
     "ops__quarantine_drops",
@@ -50,6 +51,12 @@ _VALUES: dict[str, dict[str, str]] = {
         "erased": "the rows of a household that asked for it were taken out of the file",
     },
     "ops__snapshot_log.kind": {"features": "what was known of each candidate", "labels": "what came of it"},
+    "ops__publish_log.status": {
+        "published": "all checks passed; readers see the rows",
+        "forced": "somebody published against the audit; readers see the rows",
+        "refused": "the audit refused the rows; readers keep what they saw",
+        "erased": "a household's rows were taken out of what readers see",
+    },
     "ops__promotion_log.action": {
         "promote": "a version became champion",
         "refuse": "the gate or a person said no; the champion stayed",

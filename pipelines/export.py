@@ -14,22 +14,15 @@ import sqlalchemy as sa
 
 from pipelines import lake, tables, warehouse
 from pipelines.analyst_contract import readable
+from pipelines.audit import ERASED, REFUSED
 from pipelines.errors import BadInput, FileExists, NotPublished, PublicationAltered
+from pipelines.publishing import rows_in
 from pipelines.settings import Settings
 from pipelines.storage import replacing
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
 _BATCH_ROWS = 50_000
-_TYPES: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
-    (sa.BigInteger, pa.int64()),
-    (sa.Integer, pa.int32()),
-    (sa.Float, pa.float64()),
-    (sa.Boolean, pa.bool_()),
-    (sa.DateTime, pa.timestamp("us", "UTC")),
-    (sa.Date, pa.date32()),
-    (sa.String, pa.string()),
-)
 # Spreadsheets take a cell for a formula by its first sign; where ";" parts cells for them, also what follows one.
 _FORMULA = r"(^|[;\t\r\n])(\s*[=+\-@＝＋－＠])"
 _BOM = b"\xef\xbb\xbf"
@@ -55,13 +48,6 @@ class VerifyReport:
     model_version: str
 
 
-def arrow_schema(table: sa.Table) -> pa.Schema:
-    """The table's columns as Arrow types, the same whatever the database."""
-    return pa.schema(
-        [(column.name, next(arrow for kind, arrow in _TYPES if isinstance(column.type, kind))) for column in table.c]
-    )
-
-
 def export(
     settings: Settings, name: str, target: Path, *, day: date | None = None, force: bool = False, bom: bool = False
 ) -> ExportReport:
@@ -80,7 +66,7 @@ def export(
         query = query.where(_date_column(table) == day)
     if target.exists() and not force:
         raise FileExists("the file exists", where=str(target), remedy="choose another name, or add --force")
-    rows, schema = 0, arrow_schema(table)
+    rows, schema = 0, warehouse.arrow_schema(table)
     with warehouse.open_warehouse(settings, only_reads=True) as connection, replacing(target) as unfinished:
         with unfinished.open("wb") as output:
             output.write(_BOM if bom else b"")
@@ -112,28 +98,25 @@ def verify(settings: Settings, use_case: UseCase, score_date: date) -> VerifyRep
         PublicationAltered: the rows are not those that were published, or not of the run that published them.
     """
     scores, log = tables.scores_table(use_case), tables.PUBLISH_LOG
-    columns = [column for column in scores.columns if column.name != "run_id"]
-    schema = pa.schema([field for field in arrow_schema(scores) if field.name != "run_id"])
-    here = scores.c.score_date == score_date
+    mine = (log.c.use_case == use_case.name, log.c.score_date == score_date, log.c.status != REFUSED)
     with warehouse.open_warehouse(settings, only_reads=True) as connection:
-        query = sa.select(*columns).where(here).order_by(scores.c[use_case.entity], scores.c.rank)
-        rows = pa.Table.from_batches(_batches(connection, query, schema), schema)
-        runs = set(connection.scalars(sa.select(scores.c.run_id).where(here).distinct()))
-        mine = sa.select(log).where(log.c.use_case == use_case.name, log.c.score_date == score_date)
-        entries = warehouse.read_rows(connection, mine.order_by(log.c.publish_id.desc()).limit(1))
+        rows = rows_in(connection, use_case, scores, score_date=score_date)
+        runs = set(connection.scalars(sa.select(scores.c.run_id).where(scores.c.score_date == score_date).distinct()))
+        entries = warehouse.read_rows(connection, sa.select(log).where(*mine).order_by(log.c.publish_id.desc()))
         if not rows.num_rows and not entries:
             raise _nothing(connection, scores, score_date)
     found = lake.content_hash(rows)
-    expected = (entries[0]["content_hash"], {entries[0]["run_id"]}) if entries else ("no publication", set())
-    if (found, runs) != expected:
+    told: dict[str, Any] = entries[0] if entries else {"content_hash": "no publication", "rows": 0}
+    run_id = next((entry["run_id"] for entry in entries if entry["status"] != ERASED), "none")
+    if (found, runs) != (told["content_hash"], {run_id}):
         raise PublicationAltered(
             "somebody has changed the published rows",
             where=f"{scores.name}, score_date={score_date}",
-            expected=f"{entries[0]['rows'] if entries else 0} rows of run {', '.join(expected[1])}: {expected[0]}",
+            expected=f"{told['rows']} rows of run {run_id}: {told['content_hash']}",
             found=f"{rows.num_rows} rows of run {', '.join(sorted(runs))}: {found}",
             remedy=f"find out who; then nightjar score --use-case {use_case.name} --date {score_date}",
         )
-    return VerifyReport(score_date, rows.num_rows, found, entries[0]["run_id"], entries[0]["model_version"])
+    return VerifyReport(score_date, rows.num_rows, found, run_id, told["model_version"])
 
 
 def _table(settings: Settings, name: str) -> sa.Table:
