@@ -134,6 +134,18 @@ class NotPublished(BadInput):
     """Readers of the scores see no such row."""
 
 
+class PublicationAltered(BadInput):
+    """Published rows are not those that the publish log tells of."""
+
+
+class ContractBroken(BadInput):
+    """The warehouse's tables are no longer what analysts were promised."""
+
+
+class FileExists(BadInput):
+    """A file that would be replaced is there already."""
+
+
 class Superseded(BadInput):
     """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
 

@@ -18,13 +18,18 @@ Row = Mapping[str, Any]
 
 
 @contextmanager
-def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
+def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
+
+    One that only reads sees everything as of its first statement, and keeps no writer waiting.
 
     Raises:
         EngineFailure: the database cannot be reached or refuses a statement.
     """
     engine = _engine(settings.warehouse)
+    if only_reads:
+        level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        engine = engine.execution_options(only_reads=True, **level)
     try:
         with engine.begin() as connection:
             yield connection
@@ -71,6 +76,7 @@ def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns as Arrow has them."""
     kinds: Mapping[type[Any], pa.DataType] = {
         sa.Date: pa.date32(),
+        sa.DateTime: pa.timestamp("us", "UTC"),
         sa.BigInteger: pa.int64(),
         sa.Integer: pa.int32(),
         sa.Float: pa.float64(),
@@ -103,7 +109,7 @@ def _engine(url: str) -> sa.Engine:
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -111,3 +117,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
     connection.execute("PRAGMA busy_timeout = 60000")
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    only_reads = connection.get_execution_options().get("only_reads")
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
