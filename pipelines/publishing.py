@@ -44,6 +44,7 @@ def publish(
     version = model_version or registry.champion(settings, use_case).version
     warehouse.create_tables(settings, [use_case])
     with measured(settings, f"publish__{use_case.name}", str(as_of), run_id) as cost:
+        cost.model_version = version
         rows = published_rows(settings, use_case, as_of, version)
         audit(settings, use_case, as_of, rows)
         content = lake.content_hash(rows)

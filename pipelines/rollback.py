@@ -54,6 +54,7 @@ def roll_back(settings: Settings, use_case: UseCase, order: RollbackOrder, run_i
         MissingPartition: a date lost its features; the version is champion, later dates wait for a second run.
     """
     with measured(settings, f"rollback__{use_case.name}", order.model_version, run_id) as cost:
+        cost.model_version = order.model_version
         version = registry.get_version(settings, use_case, order.model_version)
         _, facts = registry.load(settings, use_case, version)
         versions = _published(settings, use_case, order)

@@ -85,7 +85,7 @@ def score(
         )
         if model_version is None:
             problem = _note(settings, use_case, as_of, chosen, run_id, problem)
-        cost.rows = stamped.num_rows
+        cost.rows, cost.model_version = stamped.num_rows, chosen.version
     return ScoreReport(as_of, chosen.version, snapshot_version, stamped.num_rows, chosen.source, problem)
 
 

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of the log on standard error; auto: JSON unless it is a terminal"
+    )
+    euros_per_cpu_hour: float = Field(0.04, ge=0, description="Price of an hour of one processor that is used")
+    euros_per_gib_hour: float = Field(0.005, ge=0, description="Price of an hour of one GiB of memory that is used")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
 
