@@ -45,13 +45,15 @@ down: $(STAMP) ## stop what `make up` started
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
-test: $(STAMP) check ## lint, types, every test but those that need a browser
-	@$(BIN)/python -m pytest -q -m "not browser" -n logical --maxprocesses 4 --dist loadfile
+test: $(STAMP) check ## lint, types, every test but those that need a browser or a real Prometheus
+	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n logical --maxprocesses 4 --dist loadfile
 
-test-deploy: $(STAMP) ## the checks in a real browser; as root it installs Debian's chromium, else it says so
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "install chromium first: apt-get install chromium"; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
-	@$(BIN)/python -m pytest -q -m browser
+DEBIAN := chromium prometheus
+test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
+	@command -v $(DEBIAN) | wc -l | grep -qx $(words $(DEBIAN)) || { \
+	  [ "$$(id -u)" = 0 ] || { echo "install them first: apt-get install --no-install-recommends $(DEBIAN)"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
+	@$(BIN)/python -m pytest -q -m "browser or deploy"
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_model, cli_quarantine
+from pipelines import cli_metrics, cli_model, cli_quarantine
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -27,6 +27,7 @@ app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_model.app, name="model")
 app.command()(cli_model.rollback)
+app.command()(cli_metrics.metrics)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 

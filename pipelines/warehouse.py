@@ -18,15 +18,17 @@ Row = Mapping[str, Any]
 
 
 @contextmanager
-def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
+def open_warehouse(settings: Settings, *, is_read_only: bool = False) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
+
+    One that only reads waits for no writer and keeps none waiting.
 
     Raises:
         EngineFailure: the database cannot be reached or refuses a statement.
     """
     engine = _engine(settings.warehouse)
     try:
-        with engine.begin() as connection:
+        with engine.execution_options(postgresql_readonly=is_read_only).begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
         raise EngineFailure(
@@ -92,8 +94,13 @@ def _engine(url: str) -> sa.Engine:
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    is_read_only = connection.get_execution_options().get("postgresql_readonly")
+    connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
