@@ -1,8 +1,9 @@
-"""Keeps scheduler, triggerer and DAG processor from starting with a key or password that can be guessed."""
+"""Keeps Airflow from starting with a key or password that can be guessed, and its own keys out of tasks."""
 
 import base64
 import binascii
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,18 @@ from pipelines.settings import SHORTEST_PASSWORD, is_guessable, load_settings
 
 OLDEST = (3, 2, 2)
 SHORTEST = 24  # as long as those that Airflow draws itself where none is given
+_OF_NO_TASK = ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY")
 _PLAIN_XCOMS = "airflow.sdk.execution_time.xcom.BaseXCom"
 
 
 @hookimpl
 def on_starting(component: object) -> None:
-    """End the process, with every reason, unless it is a task's or the settings say that this is a demo."""
-    if type(component).__name__ == "TaskRunnerMarker" or load_settings().demo:
+    """End scheduler, triggerer or DAG processor, with every reason; take from a task what it does not need."""
+    if type(component).__name__ == "TaskRunnerMarker":
+        for variable in _OF_NO_TASK:
+            os.environ.pop(variable, None)
         return
-    found = list(problems())
+    found = [] if load_settings().demo else list(problems())
     if found:  # Airflow logs a listener's exceptions and goes on: only this one ends it
         raise SystemExit("Airflow is not safe to start:\n  " + "\n  ".join(found))
 

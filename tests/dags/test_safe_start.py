@@ -1,4 +1,4 @@
-"""Outside the demo Airflow does not start with a key or password that can be guessed; nor does it need more than ours."""
+"""Outside the demo Airflow does not start with a key or password that can be guessed; tasks know none of its keys."""
 
 import base64
 import importlib
@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from airflow.api_fastapi.app import create_app as create_airflow
 from airflow.configuration import conf
-from airflow.sdk import Asset
+from fastapi.testclient import TestClient
 
 from local_stack.airflow_server import airflow_environment
 from pipelines.settings import PREFIX, PROJECT
@@ -24,7 +25,11 @@ WEAK = [
     ("AIRFLOW__API_AUTH__JWT_SECRET", "airflow_jwt_secret", "jwt_secret"),  # of the example for Docker
     ("AIRFLOW__API_AUTH__JWT_SECRET", "x" * 64, "jwt_secret"),
     ("AIRFLOW__API__SECRET_KEY", "change me", "secret_key"),
-    ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://airflow:airflow@postgres/airflow", "sql_alchemy_conn"),
+    (
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "postgresql+psycopg2://airflow:airflow@postgres/airflow",
+        "sql_alchemy_conn",
+    ),
     ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://airflow:@postgres/airflow", "sql_alchemy_conn"),
     ("AIRFLOW__CELERY__BROKER_URL", "redis://:redis@redis:6379/0", "broker_url"),
     ("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True", "all_admins"),
@@ -45,7 +50,9 @@ def test_the_configuration_that_we_start_airflow_with_has_nothing_to_mend(securi
 
 @pytest.mark.attack("S12")
 @pytest.mark.parametrize(("variable", "value", "option"), WEAK)
-def test_what_can_be_guessed_or_lets_everybody_in_is_named_and_not_shown(security, monkeypatch, variable, value, option):
+def test_what_can_be_guessed_or_lets_everybody_in_is_named_and_not_shown(
+    security, monkeypatch, variable, value, option
+):
     monkeypatch.setenv(variable, value)
     (found,) = security.problems()
     assert option in found
@@ -84,4 +91,42 @@ def test_values_between_tasks_are_plain_json_and_of_our_own_types(read_dags):
     assert not os.environ.get("AIRFLOW__CORE__ENABLE_XCOM_PICKLING")
     allowed = conf.get("core", "allowed_deserialization_classes")
     assert allowed == "airflow.*", "only Airflow's own classes may be made from an XCom"
-    assert Asset  # a class that travels, as JSON
+
+
+@pytest.mark.attack("S13")
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        *(("GET", f"/api/v2/{what}") for what in ("dags", "dags/~/dagRuns", "connections", "variables", "config")),
+        ("POST", "/api/v2/dags/bootstrap/dagRuns"),
+        ("PATCH", "/api/v2/dags/bootstrap"),
+        ("GET", "/api/v2/dags/~/dagRuns/~/taskInstances/~/xcomEntries"),
+    ],
+)
+def test_nothing_is_told_or_done_without_a_token(airflow_database, verb, path):
+    with TestClient(create_airflow(apps="core"), base_url="http://testserver") as client:
+        assert client.request(verb, path, json={}).status_code == 401
+        client.headers["Authorization"] = "Bearer e30.e30.e30"
+        assert client.request(verb, path, json={}).status_code in (401, 403)
+
+
+@pytest.mark.attack("S13")
+def test_a_task_knows_neither_the_database_nor_the_keys_of_airflow(settings):
+    environment = airflow_environment(settings, 8080) | {f"{PREFIX}DEMO": "true", "PYTHONPATH": str(PROJECT)}
+    program = """if True:
+        import json, os
+        from airflow.sdk.execution_time.supervisor import block_orm_access
+        from airflow.sdk.execution_time.task_runner import TaskRunnerMarker
+        from airflow.sdk.listener import get_listener_manager
+        block_orm_access()  # what the supervisor does in the process that it forks for a task, and then the task itself
+        get_listener_manager().hook.on_starting(component=TaskRunnerMarker())
+        print(json.dumps(dict(os.environ)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=PROJECT
+    )
+    seen = json.loads(done.stdout.splitlines()[-1])
+    keys = json.loads((settings.home / "airflow" / "keys.json").read_text())
+    assert not {variable for variable, value in seen.items() for key in keys.values() if key in value}
+    assert seen["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("airflow-db-not-allowed")
+    assert str(settings.home / "airflow" / "airflow.db") not in done.stdout.splitlines()[-1]
