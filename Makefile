@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down screenshots test test-deploy bench format check clean
+.PHONY: help setup lock run up down screenshots test test-deploy bench sbom format check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +57,11 @@ test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as 
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks
+
+SBOM := var/sbom.json
+sbom: $(STAMP) ## the bill of materials of what is installed, with licences: var/sbom.json (CycloneDX)
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o $(SBOM) $(BIN)/python
 
 format: $(STAMP) ## put code into the project's form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
