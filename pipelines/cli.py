@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_metrics, cli_model, cli_quarantine
+from pipelines import cli_metrics, cli_model, cli_quarantine, cli_warehouse
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -26,6 +27,7 @@ rebuild = typer.Typer(no_args_is_help=True, help="Make again what was made befor
 app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_warehouse.app, name="warehouse")
 app.command()(cli_model.rollback)
 app.command()(cli_metrics.metrics)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
@@ -118,6 +120,27 @@ def score(day: Day, name: Name = DEFAULT) -> None:
     _print(scored)
     _print(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
     _print(score_challenger(settings, use_case, day.date(), CLI_RUN, scored.model_version, scored.problem))
+
+
+@app.command()
+def publish(
+    day: Day,
+    name: Name = DEFAULT,
+    model: Annotated[str, typer.Option(help="Model version or rule:<name>; else the champion's scores")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Publish against the audit; it is logged")] = False,
+    reason: Annotated[str, typer.Option(help="Why it is forced")] = "",
+) -> None:
+    """Audit the stored scores of a date again and put them before readers.
+
+    Example: nightjar publish --date 2017-11-19 --force --reason "the new region doubles the households"
+    """
+    from pipelines.publishing import Force, publish
+
+    if force != bool(reason.strip()):
+        raise typer.BadParameter("--force needs a --reason, and a reason is of use with it only")
+    settings, use_case = _ready(name)
+    decided = Force(getuser(), reason.strip()) if force else None
+    _print(publish(settings, use_case, day.date(), CLI_RUN, model or None, decided))
 
 
 @app.command()

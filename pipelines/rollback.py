@@ -103,7 +103,6 @@ def _published(settings: Settings, use_case: UseCase, order: RollbackOrder) -> d
 
 def _stored(settings: Settings, use_case: UseCase, day: date, version: str) -> str | None:
     """Version of the features that a model's scores in the lake were made of; none: it has not scored the date."""
-    predicate = f"as_of = '{day}' AND model_version = '{version}'"
-    files = lake.files_where(settings.lake, use_case.scores_table, predicate)
+    files = lake.files_where(settings.lake, use_case.scores_table, lake.scored_by(day, version))
     found = pq.read_table(files[0], columns=["feature_version"], partitioning=None).column(0) if files else []
     return str(found[0]) if len(found) else None

@@ -31,6 +31,7 @@ GAUGES = {
     "nightjar_ingested_rows": "Rows of that date by what became of them",
     "nightjar_quarantine_share": "Share of its rows that went to quarantine",
     "nightjar_incidents_open": "Open incidents",
+    "nightjar_publications": "Attempts to publish by what became of them, ever: published, forced, refused, erased",
     "nightjar_scores_timestamp_seconds": "End of the newest business date that readers see scores of",
     "nightjar_scores_rows": "Rows that they see of it, by source: champion, or what stood in for it",
     "nightjar_scores_fallback_share": "Share of its lists that were not made by the champion; cold starts are apart",
@@ -99,6 +100,9 @@ class _Nights:
     def _scores(self, connection: sa.Connection, use_case: UseCase) -> Iterator[Sample]:
         log, name = tables.PUBLISH_LOG.c, use_case.name
         publication = connection.scalar(sa.select(sa.func.max(log.publish_id)).where(log.use_case == name))
+        tried = sa.select(log.status, sa.func.count()).where(log.use_case == name).group_by(log.status)
+        for status, number in connection.execute(tried):
+            yield "nightjar_publications", number, {"use_case": name, "status": status}
         day = connection.scalar(sa.select(sa.func.max(tables.scores_table(use_case).c.score_date)))
         if day is None:
             return

@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
@@ -40,12 +40,15 @@ def open_warehouse(settings: Settings, *, is_read_only: bool = False) -> Iterato
 
 
 def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
-    """Create every table and view that is missing; existing ones stay as they are."""
+    """Bring the schema to its newest form, and create the tables of these use cases where they are missing.
+
+    Raises:
+        UnknownRevision: the database is newer than the code.
+    """
+    from pipelines.schema import bring_to_head
+
     with open_warehouse(settings) as connection:
-        METADATA.create_all(connection)
-        _create_view(connection, "ops__reconciliation", RECONCILIATION)
-        for use_case in use_cases:
-            _create_use_case_tables(connection, use_case)
+        bring_to_head(connection, use_cases)
 
 
 def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
@@ -61,6 +64,27 @@ def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) ->
     return len(rows)
 
 
+def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
+    """Add many rows, whose columns are named as the table's; gives their number."""
+    return append_rows(connection, table, rows.to_pylist())
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The table's columns as Arrow has them."""
+    kinds: Mapping[type[Any], pa.DataType] = {
+        sa.Date: pa.date32(),
+        sa.BigInteger: pa.int64(),
+        sa.Integer: pa.int32(),
+        sa.Float: pa.float64(),
+        sa.Boolean: pa.bool_(),
+        sa.String: pa.string(),
+    }
+    return pa.schema(
+        (column.name, next(kind for known, kind in kinds.items() if isinstance(column.type, known)))
+        for column in table.columns
+    )
+
+
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The query's rows as dictionaries."""
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -72,19 +96,6 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
     for name in inspector.get_table_names():
         if not name.startswith("ops__") and column.name in {known["name"] for known in inspector.get_columns(name)}:
             yield sa.table(name, sa.column(column.name, column.type))
-
-
-def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:
-    scores = scores_table(use_case)
-    scores.metadata.create_all(connection)
-    outcomes_table(use_case).metadata.create_all(connection)
-    newest = f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
-    _create_view(connection, f"{scores.name}_latest", f"SELECT * FROM {scores.name} {newest}")
-
-
-def _create_view(connection: sa.Connection, view: str, query: str) -> None:
-    if view not in sa.inspect(connection).get_view_names():
-        connection.execute(sa.text(f"CREATE VIEW {view} AS {query}"))
 
 
 @cache

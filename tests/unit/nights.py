@@ -52,7 +52,15 @@ def fill(settings):
 def note_publication(connection):
     """A line in the publish log, which says that what readers see has changed."""
     entry = {"run_id": "r", "use_case": SHOP.name, "score_date": day(1), "rows": 4, "content_hash": "0"}
-    warehouse.append_rows(connection, tables.PUBLISH_LOG, [entry | {"model_version": "1", "feature_version": "f"}])
+    told = {
+        "model_version": "1",
+        "feature_version": "f",
+        "status": "published",
+        "actor": "nightjar",
+        "reason": "",
+        "audit": "",
+    }
+    warehouse.append_rows(connection, tables.PUBLISH_LOG, [entry | told])
 
 
 NEXT_DAY = day(1) + timedelta(days=1)

@@ -48,6 +48,7 @@ def test_a_scrape_tells_of_the_newest_date_of_each_step_and_of_what_readers_see(
     assert found["scores_fallback_share", "corner_shop"] == pytest.approx(1 / 3)  # one of three; a cold start is none
     quantiles = [found["scores_quantile", share, "corner_shop"] for share in ("0.05", "0.5", "0.95")]
     assert quantiles == [0.1, 0.2, 0.4]
+    assert found["publications", "published", "corner_shop"] == 1
     assert found["incidents_open", "registry down", "corner_shop"] == 1
     assert found["step_rows", "publish", "corner_shop"] == 4
     assert (found["step_is_success", "publish", "corner_shop"], found["step_failures", "publish", "corner_shop"]) == (
