@@ -20,6 +20,7 @@ from pipelines.fallback import COLD_START
 from pipelines.ledger import FEATURES
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 from pipelines.validation import validate
 
@@ -89,7 +90,7 @@ def expected_of_rows(settings: Settings, use_case: UseCase, as_of: date, rows: p
     Raises:
         EngineFailure: an expectation could not be evaluated.
     """
-    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{list(use_case.excluded_items)}::VARCHAR[]"
+    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
     query = f"""
         SELECT published.* EXCLUDE ({use_case.entity}), {use_case.entity},
                lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_analyst, cli_model, cli_quarantine, cli_warehouse
+from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -28,7 +28,13 @@ app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_warehouse.app, name="warehouse")
-for command in (cli_model.rollback, cli_analyst.export, cli_analyst.verify, cli_analyst.contract):
+for command in (
+    cli_model.rollback,
+    cli_analyst.export,
+    cli_analyst.verify,
+    cli_analyst.contract,
+    cli_metrics.metrics,
+):
     app.command()(command)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]

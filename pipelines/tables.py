@@ -208,10 +208,13 @@ RUN_COSTS = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     Column("step", String(64), nullable=False),
     Column("partition_key", String(64), nullable=False, comment="Business date or range"),
+    Column("is_success", Boolean, nullable=False, comment="Whether the step ended well; a failure costs too"),
+    Column("model_version", String(32), comment="Model that the step used or made; null: none"),
     Column("rows", Integer, comment="Rows that the step wrote"),
     Column("wall_s", Float, nullable=False, comment="Elapsed seconds"),
     Column("cpu_s", Float, nullable=False, comment="Processor seconds of the process"),
-    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory of the process so far"),
+    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory while the step ran"),
+    Column("euros", Float, nullable=False, comment="Processor and memory by the price table of the settings"),
 )
 
 

@@ -29,7 +29,7 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     engine = _engine(settings.warehouse)
     if only_reads:
         level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
-        engine = engine.execution_options(only_reads=True, **level)
+        engine = engine.execution_options(only_reads=True, postgresql_readonly=True, **level)
     try:
         with engine.begin() as connection:
             yield connection
