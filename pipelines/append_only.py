@@ -3,26 +3,29 @@
 import sqlalchemy as sa
 
 
-def append_only(table: sa.Table) -> sa.Table:
-    """The table, with triggers that refuse everything but INSERT, made when it is made."""
-    name, refusal = table.name, f"{table.name} is append-only"
-    statements = [
-        (
-            "sqlite",
-            f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb} ON {name} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
-        )
-        for verb in ("UPDATE", "DELETE")
-    ]
-    body = f"BEGIN RAISE EXCEPTION '{refusal}'; END"
-    statements += [
-        ("postgresql", f"CREATE FUNCTION {name}_refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"),
-        (
-            "postgresql",
+def protect(connection: sa.Connection, name: str) -> None:
+    """Let triggers refuse everything but INSERT."""
+    refusal = f"{name} is append-only"
+    if connection.dialect.name == "postgresql":
+        body = f"BEGIN RAISE EXCEPTION '{refusal}'; END"
+        statements = [
+            f"CREATE OR REPLACE FUNCTION {name}_refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$",
             f"CREATE TRIGGER {name}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {name} "
             f"EXECUTE FUNCTION {name}_refuse()",
-        ),
-    ]
-    for dialect, statement in statements:
-        ddl = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
-        sa.event.listen(table, "after_create", ddl)
-    return table
+        ]
+    else:
+        statements = [
+            f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb} ON {name} BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+            for verb in ("UPDATE", "DELETE")
+        ]
+    for statement in statements:
+        connection.execute(sa.text(statement))
+
+
+def unprotect(connection: sa.Connection, name: str) -> None:
+    """Take the triggers away: for a migration that changes or drops the table."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"DROP FUNCTION {name}_refuse() CASCADE"))
+    else:
+        for verb in ("UPDATE", "DELETE"):
+            connection.execute(sa.text(f"DROP TRIGGER {name}_no_{verb}"))

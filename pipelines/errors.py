@@ -144,6 +144,26 @@ class NotPublished(BadInput, runbook="a-date-is-missing"):
     """Readers of the scores see no such row."""
 
 
+class PublicationAltered(BadInput, runbook="published-rows-were-altered"):
+    """Published rows are not those that the publish log tells of."""
+
+
+class ContractBroken(BadInput):
+    """The warehouse's tables are no longer what analysts were promised."""
+
+
+class FileExists(BadInput):
+    """A file that would be replaced is there already."""
+
+
+class Superseded(BadInput, runbook="a-task-was-killed"):
+    """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
+
+
+class UnknownRevision(BadInput, runbook="a-setting-is-wrong"):
+    """The schema of the warehouse was made by a newer Nightjar."""
+
+
 class ArtifactRefused(BadInput, runbook="scores-came-from-a-fallback"):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
 

@@ -1,9 +1,10 @@
 """The warehouse's tables: their columns, with what each means to a reader."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Date, DateTime, Float, Integer, MetaData, String, Table, Text
 
-from pipelines.append_only import append_only
 from pipelines.use_case import UseCase
 
 _REASONS = {1: "the strongest", 2: "the second", 3: "the third"}
@@ -128,33 +129,42 @@ PUBLISH_LOG = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     Column("use_case", String(64), nullable=False),
     Column("score_date", Date, nullable=False),
+    Column("status", String(16), nullable=False, comment="published, forced (against the audit), refused or erased"),
     Column("rows", Integer, nullable=False),
     Column("content_hash", String(64), nullable=False, comment="SHA-256 of the rows without run_id"),
     Column("model_version", String(32), nullable=False),
     Column("feature_version", String(64), nullable=False),
+    Column("actor", String(250), nullable=False, comment="Who forced it; nightjar: the audit alone"),
+    Column("reason", Text, nullable=False, comment="Why it was refused or forced; empty: all checks passed"),
+    Column("audit", Text, nullable=False, comment="What the audit measured, with which later nights compare: JSON"),
 )
-PROMOTION_LOG = append_only(
-    Table(
-        "ops__promotion_log",
-        METADATA,
-        Column("promotion_id", Integer, primary_key=True, autoincrement=True),
-        Column("run_id", String(250), nullable=False, comment="Run that did it"),
-        Column("recorded_at", DateTime(timezone=True), nullable=False, comment="By the database's clock"),
-        Column("use_case", String(64), nullable=False),
-        Column("action", String(16), nullable=False, comment="promote, refuse or rollback"),
-        Column("from_version", String(32), comment="Champion before; null: none"),
-        Column("to_version", String(32), nullable=False, comment="Version that was judged, or restored"),
-        Column("is_promoted", Boolean, nullable=False, comment="Whether to_version is champion from then on"),
-        Column("actor", String(250), nullable=False, comment="Who decided; nightjar: the checks alone"),
-        Column("trainer", String(250), comment="Who asked for the training; nightjar: the monitor"),
-        Column("reason", Text, nullable=False, comment="Why, in words"),
-        Column(
-            "evidence", Text, nullable=False, comment="The checks and what they saw, or the dates rolled back: JSON"
-        ),
-        Column("previous_hash", String(64), nullable=False, comment="entry_hash of the use case's entry before"),
-        Column("entry_hash", String(64), nullable=False, comment="SHA-256 of all columns but promotion_id and itself"),
-        sa.UniqueConstraint("use_case", "previous_hash"),
-    )
+PUBLISH_FENCES = Table(
+    "ops__publish_fences",
+    METADATA,
+    Column("use_case", String(64), primary_key=True),
+    Column("score_date", Date, primary_key=True),
+    Column("fence", Integer, nullable=False, comment="Rises with every attempt; only the newest may publish"),
+    Column("run_id", String(250), nullable=False, comment="Run of that attempt"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+PROMOTION_LOG = Table(
+    "ops__promotion_log",
+    METADATA,
+    Column("promotion_id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(250), nullable=False, comment="Run that did it"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, comment="By the database's clock"),
+    Column("use_case", String(64), nullable=False),
+    Column("action", String(16), nullable=False, comment="promote, refuse or rollback"),
+    Column("from_version", String(32), comment="Champion before; null: none"),
+    Column("to_version", String(32), nullable=False, comment="Version that was judged, or restored"),
+    Column("is_promoted", Boolean, nullable=False, comment="Whether to_version is champion from then on"),
+    Column("actor", String(250), nullable=False, comment="Who decided; nightjar: the checks alone"),
+    Column("trainer", String(250), comment="Who asked for the training; nightjar: the monitor"),
+    Column("reason", Text, nullable=False, comment="Why, in words"),
+    Column("evidence", Text, nullable=False, comment="The checks and what they saw, or the dates rolled back: JSON"),
+    Column("previous_hash", String(64), nullable=False, comment="entry_hash of the use case's entry before"),
+    Column("entry_hash", String(64), nullable=False, comment="SHA-256 of all columns but promotion_id and itself"),
+    sa.UniqueConstraint("use_case", "previous_hash"),
 )
 INCIDENTS = Table(
     "ops__incidents",
@@ -198,12 +208,33 @@ RUN_COSTS = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     Column("step", String(64), nullable=False),
     Column("partition_key", String(64), nullable=False, comment="Business date or range"),
+    Column("is_success", Boolean, nullable=False, comment="Whether the step ended well; a failure costs too"),
+    Column("model_version", String(32), comment="Model that the step used or made; null: none"),
     Column("rows", Integer, comment="Rows that the step wrote"),
     Column("wall_s", Float, nullable=False, comment="Elapsed seconds"),
     Column("cpu_s", Float, nullable=False, comment="Processor seconds of the process"),
-    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory of the process so far"),
+    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory while the step ran"),
+    Column("euros", Float, nullable=False, comment="Processor and memory by the price table of the settings"),
 )
 
+
+_COMMON = {
+    "recorded_at": "When the row was written, UTC",
+    "use_case": "Use case",
+    "score_date": "Business date of the scores",
+    "reason": "Why, in words",
+    "check_name": "Name of the check",
+    "is_success": "Whether the check passed",
+    "step": "Step, and its use case",
+    "rows": "Published rows",
+    "content_hash": "SHA-256 of the rows without run_id",
+    "model_version": "Model version of the rows",
+    "feature_version": "Feature version of the rows",
+    "rows_kept": "Rows of the file that the lake table holds",
+    "rows_quarantined": "Rows put into quarantine",
+}
+for _column in (column for table in METADATA.tables.values() for column in table.columns if not column.comment):
+    _column.comment = "Number of the entry" if _column.autoincrement is True else _COMMON.get(_column.name)
 
 # One row per delivered file; a date's last attempt counts. Rows of a date that was not yet ingested are nowhere.
 RECONCILIATION = """
@@ -215,13 +246,46 @@ SELECT table_name, source_file, source_sha256, max(rows_delivered) AS rows_deliv
 FROM ops__ingest_log NATURAL JOIN (
     SELECT table_name, business_date, max(attempt) AS attempt FROM ops__ingest_log GROUP BY table_name, business_date
 ) AS newest WHERE source_file IS NOT NULL GROUP BY table_name, source_file, source_sha256"""
+RECONCILIATION_VIEW = Table(
+    "ops__reconciliation",
+    MetaData(),
+    Column("table_name", String(64), primary_key=True, comment="Lake table"),
+    Column("source_file", String(512), primary_key=True, comment="Delivered file, below landing"),
+    Column("source_sha256", String(64), primary_key=True, comment="SHA-256 of that file"),
+    Column("rows_delivered", Integer, nullable=False, comment="Rows of the whole file, by its manifest"),
+    *(
+        Column(f"rows_{name}", sa.BigInteger, nullable=False, comment=f"Of these: {what}")
+        for name, what in (
+            ("kept", "in the lake table"),
+            ("quarantined", "in quarantine"),
+            ("duplicate", "exact copies of a row delivered before"),
+            ("erased", "of households that were erased"),
+            ("late", "delivered after the late window"),
+            ("dropped", "dropped from quarantine by somebody"),
+        )
+    ),
+    Column("is_balanced", Boolean, nullable=False, comment="Whether the parts add up to rows_delivered"),
+)
 
 
 def scores_table(use_case: UseCase) -> Table:
     """Published scores: one row per `score_date`, entity and `rank`."""
+    unique = sa.UniqueConstraint("score_date", use_case.entity, use_case.item)
+    return Table(use_case.scores_table, MetaData(), *_score_columns(use_case), unique)
+
+
+def staging_table(use_case: UseCase) -> Table:
+    """Scores that await their audit, with the fence of the attempt; what stays there is of a killed one."""
     return Table(
-        use_case.scores_table,
+        use_case.staging_table,
         MetaData(),
+        Column("fence", Integer, primary_key=True, autoincrement=False, comment="Attempt"),
+        *_score_columns(use_case),
+    )
+
+
+def _score_columns(use_case: UseCase) -> list[Column[Any]]:
+    return [
         Column("score_date", Date, primary_key=True, comment="The score is as of the end of this business date"),
         Column(use_case.entity, sa.BigInteger, primary_key=True, autoincrement=False, comment="Who"),
         Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is the likeliest"),
@@ -233,8 +297,7 @@ def scores_table(use_case: UseCase) -> Table:
         Column("model_version", String(32), nullable=False, comment="Registry version of the model, or rule:<name>"),
         Column("feature_version", String(64), nullable=False, comment="Version of the feature snapshot"),
         Column("run_id", String(250), nullable=False, comment="Run that published the row"),
-        sa.UniqueConstraint("score_date", use_case.entity, use_case.item),
-    )
+    ]
 
 
 def outcomes_table(use_case: UseCase) -> Table:

@@ -6,26 +6,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
 from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
 
 
 @contextmanager
-def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
+def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
+
+    One that only reads sees everything as of its first statement, and keeps no writer waiting.
 
     Raises:
         WarehouseDown: the database cannot be reached.
         EngineFailure: it refuses a statement.
     """
     engine = _engine(settings.warehouse)
+    if only_reads:
+        level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        engine = engine.execution_options(only_reads=True, postgresql_readonly=True, **level)
     try:
         with engine.begin() as connection:
             yield connection
@@ -40,12 +45,15 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
 
 
 def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
-    """Create every table and view that is missing; existing ones stay as they are."""
+    """Bring the schema to its newest form, and create the tables of these use cases where they are missing.
+
+    Raises:
+        UnknownRevision: the database is newer than the code.
+    """
+    from pipelines.schema import bring_to_head
+
     with open_warehouse(settings) as connection:
-        METADATA.create_all(connection)
-        _create_view(connection, "ops__reconciliation", RECONCILIATION)
-        for use_case in use_cases:
-            _create_use_case_tables(connection, use_case)
+        bring_to_head(connection, use_cases)
 
 
 def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
@@ -61,6 +69,28 @@ def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) ->
     return len(rows)
 
 
+def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
+    """Add many rows, whose columns are named as the table's; gives their number."""
+    return append_rows(connection, table, rows.to_pylist())
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The table's columns as Arrow has them."""
+    kinds: Mapping[type[Any], pa.DataType] = {
+        sa.Date: pa.date32(),
+        sa.DateTime: pa.timestamp("us", "UTC"),
+        sa.BigInteger: pa.int64(),
+        sa.Integer: pa.int32(),
+        sa.Float: pa.float64(),
+        sa.Boolean: pa.bool_(),
+        sa.String: pa.string(),
+    }
+    return pa.schema(
+        (column.name, next(kind for known, kind in kinds.items() if isinstance(column.type, known)))
+        for column in table.columns
+    )
+
+
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The query's rows as dictionaries."""
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -74,19 +104,6 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
             yield sa.table(name, sa.column(column.name, column.type))
 
 
-def _create_use_case_tables(connection: sa.Connection, use_case: UseCase) -> None:
-    scores = scores_table(use_case)
-    scores.metadata.create_all(connection)
-    outcomes_table(use_case).metadata.create_all(connection)
-    newest = f"WHERE score_date = (SELECT max(score_date) FROM {scores.name})"
-    _create_view(connection, f"{scores.name}_latest", f"SELECT * FROM {scores.name} {newest}")
-
-
-def _create_view(connection: sa.Connection, view: str, query: str) -> None:
-    if view not in sa.inspect(connection).get_view_names():
-        connection.execute(sa.text(f"CREATE VIEW {view} AS {query}"))
-
-
 @cache
 def _engine(url: str) -> sa.Engine:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -94,7 +111,7 @@ def _engine(url: str) -> sa.Engine:
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -102,3 +119,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
     connection.execute("PRAGMA busy_timeout = 60000")
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    only_reads = connection.get_execution_options().get("only_reads")
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

@@ -17,10 +17,12 @@ import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from object_store import ACCESS_KEY, SECRET_KEY, Place, client_of, running_object_store
+from postgres import Postgres, forget, put_warehouses_on, running_postgres
 
 from local_stack.servers import Server
-from pipelines import lake
+from pipelines import lake, tables, warehouse
 from pipelines.contracts import CORE_TABLES, DROPS, QUARANTINE_TRANSACTIONS, SCHEMA_VERSION
 from pipelines.drops import MANIFEST, DeliveredFile, Manifest, drop_name
 from pipelines.ingest import ingest
@@ -36,6 +38,53 @@ class Deliver(Protocol):
 
 class ReadTable(Protocol):
     def __call__(self, settings: Settings, table: str, day: date | None = None) -> pa.Table: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "database that holds the warehouses of all tests; tests of the warehouse itself run on both by default"
+    parser.addoption("--warehouse", choices=("sqlite", "postgresql"), default="sqlite", help=told)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that use the fixture `database` run once on each."""
+    if "database" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--warehouse")
+        both = ("sqlite", "postgresql") if chosen == "sqlite" else (chosen,)
+        metafunc.parametrize("database", both, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_warehouse(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Puts all warehouses on PostgreSQL, where the command line asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--warehouse") == "postgresql":
+            put_warehouses_on(patch, request.getfixturevalue("postgres").url())
+        yield
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of database that holds the test's warehouses: the test runs once on each."""
+    kind: str = request.param
+    if kind == "postgresql" and request.config.getoption("--warehouse") == "sqlite":
+        put_warehouses_on(monkeypatch, request.getfixturevalue("postgres").url())
+    return kind
+
+
+@pytest.fixture(autouse=True)
+def dropped_databases(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drops the test's own databases behind it."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder and ("postgres" in request.fixturenames or request.config.getoption("--warehouse") == "postgresql"):
+        forget(request.getfixturevalue("postgres").url(), folder)
 
 
 @pytest.fixture(scope="session")
@@ -140,14 +189,17 @@ def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def year_copy(until: date | None = None, **chosen: object) -> Settings:
         settings = Settings(home=tmp_path_factory.mktemp("home"), **chosen)
-        with (
-            closing(sqlite3.connect(year.home / "warehouse.db")) as source,
-            closing(sqlite3.connect(settings.home / "warehouse.db")) as copy,
-        ):
-            source.backup(copy)
-            if until:
-                copy.execute("DELETE FROM ops__ingest_log WHERE business_date > ?", [str(until)])
-                copy.commit()
+        log = tables.INGEST_LOG
+        with warehouse.open_warehouse(year) as source:
+            known = log.select() if until is None else log.select().where(log.c.business_date <= until)
+            rows = warehouse.read_rows(source, known.order_by(log.c.ingest_id))
+            checks = warehouse.read_rows(source, sa.select(tables.CHECK_LOG))
+        warehouse.create_tables(settings, [])
+        with warehouse.open_warehouse(settings) as copy:
+            for table, kept in ((log, rows), (tables.CHECK_LOG, checks)):
+                numbers = {column.name for column in table.primary_key}
+                told = [{name: row[name] for name in row.keys() - numbers} for row in kept]
+                warehouse.append_rows(copy, table, told)
         for table in year.lake.folder.glob("core__*"):
             shutil.copytree(table, settings.lake.folder / table.name, copy_function=os.link)
             if until:

@@ -96,8 +96,8 @@ def pseudonym_of(household):
 def state_of(settings):
     """Everything that an ingest could change."""
     names = [*CORE_TABLES, QUARANTINE_TRANSACTIONS.name]
+    warehouse.create_tables(settings, [])
     with warehouse.open_warehouse(settings) as connection:
-        tables.METADATA.create_all(connection)
         rows = {
             name: connection.scalar(sa.select(sa.func.count()).select_from(table))
             for name, table in tables.METADATA.tables.items()
