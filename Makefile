@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down screenshots test test-deploy bench sbom format check docs clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ up: $(STAMP) ## start Airflow and MLflow and leave them running
 
 down: $(STAMP) ## stop what `make up` started
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack down
+
+drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages that arrive; fails where one is missing or too many
+	@$(BIN)/python -m local_stack.drill
 
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser

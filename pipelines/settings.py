@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from datetime import date
+from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +19,11 @@ DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
 _SHORTEST_KEY, SHORTEST_PASSWORD, _FEWEST_CHARACTERS = 32, 12, 6
 _PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri")
+_NEEDED = {
+    "slack": ("slack_webhook_url",),
+    "email": ("smtp_host", "mail_from", "mail_to"),
+    "pagerduty": ("pagerduty_routing_key",),
+}
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -87,10 +92,31 @@ class Settings(BaseSettings):
     )
     euros_per_cpu_hour: float = Field(0.04, ge=0, description="Price of an hour of one processor that is used")
     euros_per_gib_hour: float = Field(0.005, ge=0, description="Price of an hour of one GiB of memory that is used")
+    retries: int = Field(3, ge=0, le=20, description="Times that a task is tried again after a failure that may heal")
+    retry_delay_s: float = Field(30, ge=0, le=600, description="Seconds before the first of them; each wait is doubled")
+    publish_deadline: time = Field(time(7), description="Time of day by which readers have yesterday, HH:MM")
+    slack_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Incoming webhook of Slack, or one that takes the same"
+    )
+    smtp_host: str = Field("", description="Mail server")
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Its port")
+    smtp_starttls: bool = Field(True, description="Whether mail is only handed over encrypted")
+    smtp_user: str = Field("", description="Login at the mail server; empty: none")
+    smtp_password: SecretStr = Field(SecretStr(""), description="Its password")
+    mail_from: str = Field("", description="Sender of pages by mail")
+    mail_to: str = Field("", description="Who gets them, separated by commas")
+    pagerduty_routing_key: SecretStr = Field(SecretStr(""), description="Integration key of PagerDuty's Events API v2")
+    pagerduty_url: str = Field("https://events.pagerduty.com", description="Server of that interface")
+    page_channels: Annotated[tuple[Literal["slack", "email", "pagerduty"], ...], NoDecode] = Field(
+        (), description="Where pages go, separated by commas: slack, email, pagerduty"
+    )
+    runbook_url: str = Field("docs/running.md", description="Address of the runbook, for links in pages")
+    airflow_url: str = Field("", description="Airflow's address, for nightjar watch; empty: it is not looked at")
+    silence_limit_s: int = Field(180, ge=30, description="Seconds without the scheduler's heartbeat that mean silence")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
 
-    @field_validator("use_cases", mode="before")
+    @field_validator("use_cases", "page_channels", mode="before")
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -122,6 +148,14 @@ class Settings(BaseSettings):
         password = urlsplit(value).password
         if password is not None and not info.data.get("demo") and is_guessable(password, SHORTEST_PASSWORD):
             raise ValueError(f"its password needs {SHORTEST_PASSWORD} random characters or more")
+        return value
+
+    @field_validator("page_channels")
+    @classmethod
+    def _are_complete(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in (name for channel in value for name in _NEEDED[channel]):
+            if info.data.get(name) in ("", SecretStr("")):
+                raise ValueError(f"{PREFIX}{name.upper()} is needed too")
         return value
 
     @field_validator("home")
@@ -216,7 +250,7 @@ def _named(problem: Any) -> InvalidSetting:
     field = str(problem["loc"][0]) if problem["loc"] else "?"
     description = Settings.model_fields[field].description if field in Settings.model_fields else ""
     shown = repr(problem.get("input"))
-    if field in _PRIVATE:
+    if field in _PRIVATE or getattr(Settings.model_fields.get(field), "annotation", None) is SecretStr:
         shown = f"{len(problem['input'])} characters" if isinstance(problem["input"], str) else "no value"
     return InvalidSetting(
         str(problem["msg"]),

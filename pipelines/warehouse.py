@@ -10,7 +10,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
-from pipelines.errors import EngineFailure
+from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -24,7 +24,8 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     One that only reads sees everything as of its first statement, and keeps no writer waiting.
 
     Raises:
-        EngineFailure: the database cannot be reached or refuses a statement.
+        WarehouseDown: the database cannot be reached.
+        EngineFailure: it refuses a statement.
     """
     engine = _engine(settings.warehouse)
     if only_reads:
@@ -34,7 +35,8 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
         with engine.begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
-        raise EngineFailure(
+        is_down = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+        raise (WarehouseDown if is_down else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True),
             found=error.orig,
