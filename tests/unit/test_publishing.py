@@ -10,6 +10,8 @@ from pipelines.errors import ChecksFailed, MissingPartition
 from pipelines.publishing import publish
 from pipelines.scoring import rank_candidates
 
+pytestmark = pytest.mark.usefixtures("database")
+
 SCORES = tables.scores_table(SHOP)
 # Household 1 has three candidates of which two are published; household 2 has one.
 GOOD = [(1, "BREAD", 0.9, 1), (1, "BEER", 0.6, 2), (1, "MILK", 0.2, 3), (2, "BEER", 0.4, 1)]
