@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
@@ -13,7 +13,11 @@ from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Row = Mapping[str, Any]
+_CHUNK = 50_000  # rows that a bulk load holds in another form
 
 
 @contextmanager
@@ -27,11 +31,11 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
     try:
         with engine.begin() as connection:
             yield connection
-    except sa.exc.DBAPIError as error:
+    except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         raise EngineFailure(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True),
-            found=error.orig,
+            found=getattr(error, "orig", error),
             remedy="check that the database is reachable, not locked and not full; then run the step again",
         ) from error
 
@@ -48,17 +52,44 @@ def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
         bring_to_head(connection, use_cases)
 
 
-def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
+def replace_rows(connection: sa.Connection, table: Table, rows: "Sequence[Row] | pa.Table", **slice_: object) -> int:
     """Put `rows` in place of those whose columns equal `slice_`; the caller's transaction makes it atomic."""
     connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in slice_.items())))
     return append_rows(connection, table, rows)
 
 
-def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) -> int:
+def append_rows(connection: sa.Connection, table: Table, rows: "Sequence[Row] | pa.Table") -> int:
     """Add the rows; gives their number."""
+    if not isinstance(rows, Sequence):
+        return load_rows(connection, table, rows)
     if rows:
         connection.execute(sa.insert(table), list(rows))
     return len(rows)
+
+
+def load_rows(connection: sa.Connection, table: Table, rows: "pa.Table") -> int:
+    """Add many rows at once, in the caller's transaction; gives their number.
+
+    Their columns are named as the table's; a column that is not among them gets what the database gives it.
+    """
+    import pyarrow as pa
+
+    driver: Any = connection.connection.driver_connection
+    columns = ", ".join(map(connection.dialect.identifier_preparer.quote, rows.column_names))
+    if connection.dialect.name == "postgresql":
+        with driver.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN (FORMAT csv)") as copy:
+            for batch in rows.to_batches(_CHUNK):
+                copy.write(_as_csv(batch))
+    else:
+        dates = (pa.types.is_date, pa.types.is_timestamp)
+        told = [
+            pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
+            for one in rows.schema
+        ]
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * rows.num_columns)})"
+        for batch in rows.cast(pa.schema(told)).to_batches(_CHUNK):
+            driver.executemany(statement, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return int(rows.num_rows)
 
 
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
@@ -72,6 +103,16 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
     for name in inspector.get_table_names():
         if not name.startswith("ops__") and column.name in {known["name"] for known in inspector.get_columns(name)}:
             yield sa.table(name, sa.column(column.name, column.type))
+
+
+def _as_csv(batch: "pa.RecordBatch") -> bytes:
+    """Nulls are empty, texts are in quotation marks: the empty text is not a null."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    sink = pa.BufferOutputStream()
+    csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+    return bytes(sink.getvalue())
 
 
 @cache
