@@ -25,8 +25,11 @@ from pipelines.errors import BadInput, EngineFailure
 from pipelines.feature_store import forget_online
 from pipelines.ingest_log import append_log, current_log, entry
 from pipelines.pseudonyms import key_id, pseudonym, require_same_key
+from pipelines.publishing import record_erasure
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.use_case import UseCase
+from pipelines.use_cases import load_use_cases
 
 COLUMN = "household_id"
 _HOUSEHOLD = sa.Column(COLUMN, sa.BigInteger)
@@ -134,15 +137,28 @@ class _Erasure:
         """Delete the household's rows of the online store and of the warehouse, free pages included."""
         removed = {"online store": forget_online(self.settings, COLUMN, self.household_id)}
         with warehouse.open_warehouse(self.settings) as connection:
+            dates = self._published_dates(connection)
             for table in warehouse.tables_with(connection, _HOUSEHOLD):
                 gone = connection.execute(sa.delete(table).where(table.c[COLUMN] == self.household_id))
                 removed[f"warehouse/{table.name}"] = gone.rowcount
+            for use_case, day in dates:
+                record_erasure(connection, use_case, day, self.run_id)
         place = sa.make_url(self.settings.warehouse)
         if place.drivername.startswith("sqlite"):  # PostgreSQL does it by itself
             with closing(sqlite3.connect(str(place.database), timeout=60, isolation_level=None)) as file:
                 file.execute("VACUUM")
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed
+
+    def _published_dates(self, connection: sa.Connection) -> list[tuple[UseCase, date]]:
+        """The publications that hold rows of the household."""
+        found, known = [], set(sa.inspect(connection).get_table_names())
+        for use_case in load_use_cases(self.settings).values():
+            if use_case.entity == COLUMN and use_case.scores_table in known:
+                days = tables.scores_table(use_case).c
+                query = sa.select(days.score_date).where(days[COLUMN] == self.household_id).distinct()
+                found += [(use_case, day) for day in connection.scalars(query)]
+        return found
 
     def prove(self) -> ErasureReport:
         """Look again everywhere: whatever is found was not there a moment ago; else, close the receipt."""

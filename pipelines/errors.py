@@ -134,6 +134,10 @@ class NotPublished(BadInput):
     """Readers of the scores see no such row."""
 
 
+class Superseded(BadInput):
+    """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
+
+
 class UnknownRevision(BadInput):
     """The schema of the warehouse was made by a newer Nightjar."""
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 
 from pipelines.errors import UnknownRevision
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table
+from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table, staging_table
 from pipelines.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ def bring_to_head(connection: sa.Connection, use_cases: Sequence[UseCase]) -> No
     Raises:
         UnknownRevision: the database is newer than the code.
     """
-    wanted = {name for use_case in use_cases for name in (use_case.scores_table, use_case.outcomes_table)}
-    if revision(connection) == HEAD and wanted <= set(sa.inspect(connection).get_table_names()):
+    wanted = [make(use_case) for use_case in use_cases for make in (scores_table, staging_table, outcomes_table)]
+    if revision(connection) == HEAD and {table.name for table in wanted} <= set(
+        sa.inspect(connection).get_table_names()
+    ):
         return
     _lock(connection)
     if revision(connection) != HEAD:
         upgrade(connection)
-    for use_case in use_cases:
-        for table in (scores_table(use_case), outcomes_table(use_case)):
-            table.metadata.create_all(connection)
-            _comment(connection, table)
+    for table in wanted:
+        table.metadata.create_all(connection)
+        _comment(connection, table)
     _create_views(connection)
 
 

@@ -1,5 +1,7 @@
 """The warehouse's tables: their columns, with what each means to a reader."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Date, DateTime, Float, Integer, MetaData, String, Table, Text
 
@@ -127,10 +129,23 @@ PUBLISH_LOG = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     Column("use_case", String(64), nullable=False),
     Column("score_date", Date, nullable=False),
+    Column("status", String(16), nullable=False, comment="published, forced (against the audit), refused or erased"),
     Column("rows", Integer, nullable=False),
     Column("content_hash", String(64), nullable=False, comment="SHA-256 of the rows without run_id"),
     Column("model_version", String(32), nullable=False),
     Column("feature_version", String(64), nullable=False),
+    Column("actor", String(250), nullable=False, comment="Who forced it; nightjar: the audit alone"),
+    Column("reason", Text, nullable=False, comment="Why it was refused or forced; empty: all checks passed"),
+    Column("audit", Text, nullable=False, comment="What the audit measured, with which later nights compare: JSON"),
+)
+PUBLISH_FENCES = Table(
+    "ops__publish_fences",
+    METADATA,
+    Column("use_case", String(64), primary_key=True),
+    Column("score_date", Date, primary_key=True),
+    Column("fence", Integer, nullable=False, comment="Rises with every attempt; only the newest may publish"),
+    Column("run_id", String(250), nullable=False, comment="Run of that attempt"),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 PROMOTION_LOG = Table(
     "ops__promotion_log",
@@ -214,9 +229,22 @@ FROM ops__ingest_log NATURAL JOIN (
 
 def scores_table(use_case: UseCase) -> Table:
     """Published scores: one row per `score_date`, entity and `rank`."""
+    unique = sa.UniqueConstraint("score_date", use_case.entity, use_case.item)
+    return Table(use_case.scores_table, MetaData(), *_score_columns(use_case), unique)
+
+
+def staging_table(use_case: UseCase) -> Table:
+    """Scores that await their audit, with the fence of the attempt; what stays there is of a killed one."""
     return Table(
-        use_case.scores_table,
+        use_case.staging_table,
         MetaData(),
+        Column("fence", Integer, primary_key=True, autoincrement=False, comment="Attempt"),
+        *_score_columns(use_case),
+    )
+
+
+def _score_columns(use_case: UseCase) -> list[Column[Any]]:
+    return [
         Column("score_date", Date, primary_key=True, comment="The score is as of the end of this business date"),
         Column(use_case.entity, sa.BigInteger, primary_key=True, autoincrement=False, comment="Who"),
         Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is the likeliest"),
@@ -228,8 +256,7 @@ def scores_table(use_case: UseCase) -> Table:
         Column("model_version", String(32), nullable=False, comment="Registry version of the model, or rule:<name>"),
         Column("feature_version", String(64), nullable=False, comment="Version of the feature snapshot"),
         Column("run_id", String(250), nullable=False, comment="Run that published the row"),
-        sa.UniqueConstraint("score_date", use_case.entity, use_case.item),
-    )
+    ]
 
 
 def outcomes_table(use_case: UseCase) -> Table:

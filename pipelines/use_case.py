@@ -94,6 +94,17 @@ class GatePolicy(_Frozen):
     max_cost_ratio: float = Field(5, gt=1, description="Of the CPU time of training, and of scoring, to champion")
 
 
+class AuditPolicy(_Frozen):
+    """How far a night may be from the nights before it before readers see it; a smaller night is not compared."""
+
+    min_entities: int = Field(100, ge=1, description="Of the night before; with fewer, chance moves everything")
+    max_rows_change: float = Field(0.2, gt=0, description="Of rows and of entities, to the median of last nights")
+    max_score_shift: float = Field(0.1, gt=0, description="Population stability index of the scores, same model")
+    max_item_mix_change: float = Field(0.1, gt=0, le=1, description="Share of rows that went to other items")
+    min_list_overlap: float = Field(0.5, ge=0, lt=1, description="Mean share of an entity's list that stays")
+    max_cold_start_rise: float = Field(0.1, gt=0, le=1, description="Of the share of rows that nobody scored")
+
+
 class RetrainPolicy(_Frozen):
     """When the monitor asks for a new model."""
 
@@ -150,6 +161,7 @@ class UseCase(_Frozen):
     reasons: tuple[Reason, ...] = ()
     training: TrainingPlan = TrainingPlan()
     gate: GatePolicy = GatePolicy()
+    audit: AuditPolicy = AuditPolicy()
     retraining: RetrainPolicy = RetrainPolicy()
     kpis: tuple[Kpi, ...] = ()
     expectations_module: str
@@ -194,6 +206,11 @@ class UseCase(_Frozen):
     def scores_table(self) -> str:
         """Lake table of all candidates' scores, and warehouse table of the published ones."""
         return f"scores__{self.name}"
+
+    @property
+    def staging_table(self) -> str:
+        """Warehouse table of scores that await their audit; no reader may see it."""
+        return f"staging__{self.name}"
 
     @property
     def outcomes_table(self) -> str:

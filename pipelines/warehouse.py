@@ -4,17 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
+from pyarrow import csv
 from sqlalchemy import Column, Table
 
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Row = Mapping[str, Any]
 _CHUNK = 50_000  # rows that a bulk load holds in another form
@@ -52,13 +51,13 @@ def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
         bring_to_head(connection, use_cases)
 
 
-def replace_rows(connection: sa.Connection, table: Table, rows: "Sequence[Row] | pa.Table", **slice_: object) -> int:
+def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row] | pa.Table, **slice_: object) -> int:
     """Put `rows` in place of those whose columns equal `slice_`; the caller's transaction makes it atomic."""
     connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in slice_.items())))
     return append_rows(connection, table, rows)
 
 
-def append_rows(connection: sa.Connection, table: Table, rows: "Sequence[Row] | pa.Table") -> int:
+def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row] | pa.Table) -> int:
     """Add the rows; gives their number."""
     if not isinstance(rows, Sequence):
         return load_rows(connection, table, rows)
@@ -67,13 +66,11 @@ def append_rows(connection: sa.Connection, table: Table, rows: "Sequence[Row] | 
     return len(rows)
 
 
-def load_rows(connection: sa.Connection, table: Table, rows: "pa.Table") -> int:
+def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
     """Add many rows at once, in the caller's transaction; gives their number.
 
     Their columns are named as the table's; a column that is not among them gets what the database gives it.
     """
-    import pyarrow as pa
-
     driver: Any = connection.connection.driver_connection
     columns = ", ".join(map(connection.dialect.identifier_preparer.quote, rows.column_names))
     if connection.dialect.name == "postgresql":
@@ -92,6 +89,22 @@ def load_rows(connection: sa.Connection, table: Table, rows: "pa.Table") -> int:
     return int(rows.num_rows)
 
 
+def arrow_schema(table: Table) -> pa.Schema:
+    """The table's columns as Arrow has them."""
+    kinds: Mapping[type[Any], pa.DataType] = {
+        sa.Date: pa.date32(),
+        sa.BigInteger: pa.int64(),
+        sa.Integer: pa.int32(),
+        sa.Float: pa.float64(),
+        sa.Boolean: pa.bool_(),
+        sa.String: pa.string(),
+    }
+    return pa.schema(
+        (column.name, next(kind for known, kind in kinds.items() if isinstance(column.type, known)))
+        for column in table.columns
+    )
+
+
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The query's rows as dictionaries."""
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -105,11 +118,8 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
             yield sa.table(name, sa.column(column.name, column.type))
 
 
-def _as_csv(batch: "pa.RecordBatch") -> bytes:
+def _as_csv(batch: pa.RecordBatch) -> bytes:
     """Nulls are empty, texts are in quotation marks: the empty text is not a null."""
-    import pyarrow as pa
-    from pyarrow import csv
-
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
     return bytes(sink.getvalue())

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from corner_shop import SHOP, day, rows_of, sell
+from corner_shop import LISTS, SHOP, day, keep_scores, open_shop, rows_of
 
-from pipelines import lake, tables, warehouse
+from pipelines import tables, warehouse
 from pipelines.errors import ChecksFailed, MissingPartition
 from pipelines.publishing import publish
 from pipelines.scoring import rank_candidates
@@ -13,45 +13,12 @@ from pipelines.scoring import rank_candidates
 pytestmark = pytest.mark.usefixtures("database")
 
 SCORES = tables.scores_table(SHOP)
-# Household 1 has three candidates of which two are published; household 2 has one.
-GOOD = [(1, "BREAD", 0.9, 1), (1, "BEER", 0.6, 2), (1, "MILK", 0.2, 3), (2, "BEER", 0.4, 1)]
 
 
 @pytest.fixture
 def shop(settings):
-    """The shop at the end of day 0: two households have shopped."""
-    sell(settings, 0, purchases=[(0, 1, 2, "9.00"), (0, 1, 3, "5.00"), (0, 1, 1, "1.00"), (0, 2, 3, "1.00")])
+    open_shop(settings)
     return settings
-
-
-def _keep(settings, rows, version="1"):
-    table = [
-        {
-            "as_of": day(0),
-            "model_version": version,
-            "household_id": who,
-            "product_category": what,
-            "score": score,
-            "rank": rank,
-            "score_source": "champion",
-            "feature_version": "f1",
-            "reason_1": "bought before",
-            "reason_2": None,
-            "reason_3": None,
-            "is_low_confidence": False,
-        }
-        for who, what, score, rank in rows
-    ]
-    where = f"as_of = '{day(0)}' AND model_version = '{version}'"
-    texts = [pa.field(name, pa.string()) for name in ("reason_2", "reason_3")]
-    kept = pa.Table.from_pylist(table)
-    lake.replace_where(
-        settings.lake,
-        SHOP.scores_table,
-        kept.cast(pa.schema([{one.name: one for one in texts}.get(field.name, field) for field in kept.schema])),
-        predicate=where,
-        partition_by=["as_of", "model_version"],
-    )
 
 
 def _published(settings):
@@ -59,7 +26,7 @@ def _published(settings):
 
 
 def test_publish_puts_the_top_n_of_each_household_before_readers(shop):
-    _keep(shop, GOOD)
+    keep_scores(shop, LISTS)
     report = publish(shop, SHOP, day(0), "run-1", "1")
     assert (report.rows, report.entities, report.is_changed) == (3, 2, True)
     assert _published(shop) == [(1, "BREAD", 1), (1, "BEER", 2), (2, "BEER", 1)]
@@ -69,7 +36,7 @@ def test_publish_puts_the_top_n_of_each_household_before_readers(shop):
 
 
 def test_publishing_the_same_rows_again_changes_nothing_and_logs_nothing(shop):
-    _keep(shop, GOOD)
+    keep_scores(shop, LISTS)
     publish(shop, SHOP, day(0), "run-1", "1")
     again = publish(shop, SHOP, day(0), "run-2", "1")
     assert not again.is_changed
@@ -78,9 +45,9 @@ def test_publishing_the_same_rows_again_changes_nothing_and_logs_nothing(shop):
 
 
 def test_publishing_another_model_replaces_the_whole_date(shop):
-    _keep(shop, GOOD)
+    keep_scores(shop, LISTS)
     publish(shop, SHOP, day(0), "run-1", "1")
-    _keep(shop, [(1, "MILK", 0.5, 1), (2, "BEER", 0.4, 1)], version="2")
+    keep_scores(shop, [(1, "MILK", 0.5, 1), (2, "BEER", 0.4, 1)], version="2")
     assert publish(shop, SHOP, day(0), "run-2", "2").is_changed
     assert _published(shop) == [(1, "MILK", 1), (2, "BEER", 1)]
     assert {row["model_version"] for row in rows_of(shop, SCORES)} == {"2"}
@@ -98,10 +65,10 @@ def test_publishing_another_model_replaces_the_whole_date(shop):
     ],
 )
 def test_a_faulty_set_is_refused_and_readers_keep_the_last_one(shop, fault, named):
-    _keep(shop, GOOD)
+    keep_scores(shop, LISTS)
     publish(shop, SHOP, day(0), "run-1", "1")
     before = rows_of(shop, SCORES)
-    _keep(shop, fault, version="2")
+    keep_scores(shop, fault, version="2")
     with pytest.raises(ChecksFailed) as refused:
         publish(shop, SHOP, day(0), "run-2", "2")
     assert named in str(refused.value)

@@ -49,7 +49,8 @@ def differences(settings, use_cases):
     """What Alembic would change to come from the database to the tables as they are declared."""
     wanted = sa.MetaData()
     declared = [*tables.METADATA.sorted_tables]
-    declared += [make(one) for one in use_cases for make in (tables.scores_table, tables.outcomes_table)]
+    made = (tables.scores_table, tables.staging_table, tables.outcomes_table)
+    declared += [make(one) for one in use_cases for make in made]
     for table in declared:
         table.to_metadata(wanted)
     with warehouse.open_warehouse(settings) as connection:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import lake, registry, tables, warehouse
+from pipelines import lake, ledger, registry, tables, warehouse
 from pipelines.contracts import CORE_PRODUCTS, CORE_TRANSACTIONS
 from pipelines.engine import open_core
 from pipelines.features import compute_features, end_of_day
@@ -52,6 +52,9 @@ SHOP = UseCase(
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
 )
+
+# Household 1 has three candidates of which two are published; household 2 has one.
+LISTS = [(1, "BREAD", 0.9, 1), (1, "BEER", 0.6, 2), (1, "MILK", 0.2, 3), (2, "BEER", 0.4, 1)]
 
 
 def day(number: int) -> date:
@@ -144,6 +147,52 @@ def put_scores(
         SHOP.scores_table,
         pa.Table.from_pylist(rows),
         predicate=f"as_of = '{day(number)}' AND model_version = '{version}'",
+        partition_by=["as_of", "model_version"],
+    )
+
+
+def know_features(settings: Settings, number: int, version: str) -> None:
+    """Tell the ledger that the features of a day have this version."""
+    inputs = ledger.Inputs(core_versions={}, files="", definition="")
+    made = ledger.Made(as_of=day(number), version=version, content={}, inputs=inputs)
+    ledger.record(settings, SHOP, ledger.FEATURES, made, "test")
+
+
+def open_shop(settings: Settings) -> None:
+    """The shop at the end of day 0: two households have shopped, and the features of the day are known as f1."""
+    sell(settings, 0, purchases=[(0, 1, 2, "9.00"), (0, 1, 3, "5.00"), (0, 1, 1, "1.00"), (0, 2, 3, "1.00")])
+    know_features(settings, 0, "f1")
+
+
+def keep_scores(
+    settings: Settings, rows: Iterable[tuple[int, str, float, int]], number: int = 0, version: str = "1"
+) -> None:
+    """Keep scores in the lake as the champion leaves them: household, category, score and rank."""
+    table = [
+        {
+            "as_of": day(number),
+            "model_version": version,
+            "household_id": who,
+            "product_category": what,
+            "score": score,
+            "rank": rank,
+            "score_source": "champion",
+            "feature_version": "f1",
+            "reason_1": "bought before",
+            "reason_2": None,
+            "reason_3": None,
+            "is_low_confidence": False,
+        }
+        for who, what, score, rank in rows
+    ]
+    where = f"as_of = '{day(number)}' AND model_version = '{version}'"
+    texts = [pa.field(name, pa.string()) for name in ("reason_2", "reason_3")]
+    kept = pa.Table.from_pylist(table)
+    lake.replace_where(
+        settings.lake,
+        SHOP.scores_table,
+        kept.cast(pa.schema([{one.name: one for one in texts}.get(field.name, field) for field in kept.schema])),
+        predicate=where,
         partition_by=["as_of", "model_version"],
     )
 
