@@ -215,6 +215,26 @@ RUN_COSTS = Table(
 )
 
 
+for _name, _meaning in {
+    "kpi__daily": "What the predictions were worth, day by day",
+    "kpi__weekly": "What the predictions were worth, over seven days",
+    "monitor__metrics": "How good the published scores were and how far the data have moved, for each score date",
+    "ops__ingest_log": "Each time that a file's rows of a date were settled, with what became of them",
+    "ops__tombstones": "Households that were erased: their rows are never taken in again",
+    "ops__check_log": "Every check of data, models and publications, with what was seen and what was expected",
+    "ops__quarantine_drops": "Quarantined rows that somebody dropped for good",
+    "ops__snapshot_log": "Every feature snapshot and set of labels, with the content hashes that it was made from",
+    "ops__access_log": "Who erased a household or translated pseudonyms, and why",
+    "ops__publish_log": "Every publication and every refusal, with the content hash and the figures of its audit",
+    "ops__publish_fences": "The newest attempt to publish each date: an earlier one may publish no more",
+    "ops__promotion_log": "Who made which model version champion, or refused to, and why: a chain of hashes",
+    "ops__incidents": "What keeps readers from what they should see, from its first date until it is resolved",
+    "ops__retrain_decisions": "Whether a new model was asked for, and on what evidence",
+    "ops__run_costs": "What each step of each run cost",
+}.items():
+    METADATA.tables[_name].comment = _meaning
+
+
 # One row per delivered file; a date's last attempt counts. Rows of a date that was not yet ingested are nowhere.
 RECONCILIATION = """
 SELECT table_name, source_file, source_sha256, max(rows_delivered) AS rows_delivered,
@@ -230,7 +250,10 @@ FROM ops__ingest_log NATURAL JOIN (
 def scores_table(use_case: UseCase) -> Table:
     """Published scores: one row per `score_date`, entity and `rank`."""
     unique = sa.UniqueConstraint("score_date", use_case.entity, use_case.item)
-    return Table(use_case.scores_table, MetaData(), *_score_columns(use_case), unique)
+    told = f"{use_case.title}: what was published of each night, best first"
+    by_month = "RANGE (score_date)"  # months are made by warehouse.make_room and dropped by the janitor
+    columns = _score_columns(use_case)
+    return Table(use_case.scores_table, MetaData(), *columns, unique, comment=told, postgresql_partition_by=by_month)
 
 
 def staging_table(use_case: UseCase) -> Table:
@@ -240,6 +263,7 @@ def staging_table(use_case: UseCase) -> Table:
         MetaData(),
         Column("fence", Integer, primary_key=True, autoincrement=False, comment="Attempt"),
         *_score_columns(use_case),
+        comment="Scores that await their audit; not for readers",
     )
 
 
@@ -273,4 +297,5 @@ def outcomes_table(use_case: UseCase) -> Table:
         Column("is_positive", Boolean, nullable=False, comment="Whether the event happened"),
         Column("value_usd", Float, nullable=False, comment="What it was worth; 0 where it did not happen"),
         Column("matured_date", Date, nullable=False, comment="Last business date of the label window"),
+        comment=f"{use_case.title}: what became of each published row",
     )

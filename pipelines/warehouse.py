@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row] | p
     if not isinstance(rows, Sequence):
         return load_rows(connection, table, rows)
     if rows:
+        make_room(connection, table, *{row["score_date"] for row in rows if "score_date" in row})
         connection.execute(sa.insert(table), list(rows))
     return len(rows)
 
@@ -71,6 +73,8 @@ def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
 
     Their columns are named as the table's; a column that is not among them gets what the database gives it.
     """
+    if "score_date" in rows.column_names:
+        make_room(connection, table, *rows.column("score_date").unique().to_pylist())
     driver: Any = connection.connection.driver_connection
     columns = ", ".join(map(connection.dialect.identifier_preparer.quote, rows.column_names))
     if connection.dialect.name == "postgresql":
@@ -87,6 +91,13 @@ def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
         for batch in rows.cast(pa.schema(told)).to_batches(_CHUNK):
             driver.executemany(statement, zip(*(column.to_pylist() for column in batch.columns), strict=True))
     return int(rows.num_rows)
+
+
+def make_room(connection: sa.Connection, table: Table, *days: date) -> None:
+    """Create the months of these days where the table is kept by month and has them not yet."""
+    if table.dialect_options["postgresql"]["partition_by"] and connection.dialect.name == "postgresql":
+        for month in sorted({day.replace(day=1) for day in days}):
+            connection.execute(sa.select(sa.func.make_partition(table.name, month)))
 
 
 def arrow_schema(table: Table) -> pa.Schema:
