@@ -11,6 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import csv
 from sqlalchemy import Column, Table
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
@@ -27,15 +28,17 @@ def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
     Raises:
         EngineFailure: the database cannot be reached or refuses a statement.
     """
-    engine = _engine(settings.warehouse)
+    engine = _engine(settings.warehouse, settings.warehouse_lock_timeout_s, settings.warehouse_statement_timeout_s)
     try:
-        with engine.begin() as connection:
+        with _connect(engine, settings.warehouse_patience_s) as connection, connection.begin():
             yield connection
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
+        said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
         raise EngineFailure(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
-            where=engine.url.render_as_string(hide_password=True),
-            found=getattr(error, "orig", error),
+            where=engine.url.render_as_string(hide_password=True)
+            + (f": {' '.join(said.split())[:120]}" if said else ""),
+            found=refused,
             remedy="check that the database is reachable, not locked and not full; then run the step again",
         ) from error
 
@@ -78,9 +81,13 @@ def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
     driver: Any = connection.connection.driver_connection
     columns = ", ".join(map(connection.dialect.identifier_preparer.quote, rows.column_names))
     if connection.dialect.name == "postgresql":
-        with driver.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN (FORMAT csv)") as copy:
-            for batch in rows.to_batches(_CHUNK):
-                copy.write(_as_csv(batch))
+        statement = f"COPY {table.name} ({columns}) FROM STDIN (FORMAT csv)"
+        try:
+            with driver.cursor().copy(statement) as copy:
+                for batch in rows.to_batches(_CHUNK):
+                    copy.write(_as_csv(batch))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise sa.exc.DBAPIError(statement, None, error) from error
     else:
         dates = (pa.types.is_date, pa.types.is_timestamp)
         told = [
@@ -136,18 +143,39 @@ def _as_csv(batch: pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
+    """A connection; a server that is away or starting is asked again, at growing and uneven intervals."""
+    tried = Retrying(
+        retry=retry_if_exception(_may_come_back),
+        stop=stop_after_delay(patience_s),
+        wait=wait_exponential_jitter(initial=0.2, max=5),
+        reraise=True,
+    )
+    return tried(engine.connect)
+
+
+def _may_come_back(error: BaseException) -> bool:
+    """Whether nobody answered, or a server that starts or stops; not where it knows no such user or database."""
+    is_fatal = "FATAL" in str(error) and "the database system is" not in str(error)
+    return isinstance(error, sa.exc.OperationalError) and not is_fatal
+
+
 @cache
-def _engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    if engine.dialect.name == "sqlite":
-        if engine.url.database:
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+    place = sa.make_url(url)
+    if place.get_backend_name() == "postgresql":
+        limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
+        told = " ".join(f"-c {name}={int(1000 * seconds)}" for name, seconds in limits.items())
+        return sa.create_engine(place, poolclass=sa.NullPool, connect_args={"options": told, "connect_timeout": 10})
+    engine = sa.create_engine(place, poolclass=sa.NullPool, connect_args={"timeout": lock_timeout_s})
+    if place.database:
+        Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
-    connection.execute("PRAGMA busy_timeout = 60000")
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA cache_size = -65536")  # KiB: a night's rows and indexes

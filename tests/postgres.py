@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -81,14 +82,14 @@ class Postgres:
                 self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut would: no clean-up, and its sessions are gone too."""
+        """End it as a power cut would, without any clean-up, and all its sessions with it."""
         if self.process:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            for child in self._sessions():
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+            family = [leader := psutil.Process(self.process.pid), *leader.children(recursive=True)]
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
             self.process.wait(15)
+            psutil.wait_procs(family, timeout=15)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """A connection of the owner, outside any transaction."""
@@ -98,13 +99,6 @@ class Postgres:
         with closing(self.connect(database)) as connection:
             done = connection.execute(statement)
             return done.fetchall() if done.description else []
-
-    def _sessions(self) -> list[int]:
-        import psutil
-
-        with suppress(psutil.NoSuchProcess):
-            return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
-        return []
 
     def _tool(self, name: str) -> str:
         """A binary that the server's user can run: a copy, where it cannot read our environment."""
