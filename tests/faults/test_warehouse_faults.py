@@ -1,9 +1,10 @@
-"""A warehouse that dies, is away, or is locked: one clear error in bounded time, no half of anything, then it goes on."""
+"""A warehouse that dies, is away or is locked: one clear error in bounded time, nothing by halves, and it goes on."""
 
 import threading
 import time
 
 import psycopg
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from corner_shop import SHOP, day, publish, rows_of
@@ -41,12 +42,12 @@ def items(settings):
 @pytest.mark.fault("F20")
 def test_a_server_killed_in_the_middle_of_a_transaction_leaves_the_old_night_and_takes_the_new_one_later(server, shop):
     patient = shop.model_copy(update={"warehouse_patience_s": 1})
-    with pytest.raises(EngineFailure, match="nothing of the transaction remains"):
-        with warehouse.open_warehouse(patient) as connection:
-            connection.execute(sa.delete(SCORES))
-            assert connection.scalar(sa.select(sa.func.count()).select_from(SCORES)) == 0
-            server.kill()
-            connection.execute(sa.select(SCORES))
+    lost = pytest.raises(EngineFailure, match="nothing of the transaction remains")
+    with lost, warehouse.open_warehouse(patient) as connection:
+        connection.execute(sa.delete(SCORES))
+        assert connection.scalar(sa.select(sa.func.count()).select_from(SCORES)) == 0
+        server.kill()
+        connection.execute(sa.select(SCORES))
     server.start()
 
     assert items(shop) == ["MILK", "BREAD", "BEER"]
@@ -79,7 +80,7 @@ def test_a_server_that_stays_away_is_an_error_in_bounded_time_that_shows_no_pass
     server.stop()
     began = time.monotonic()
     try:
-        with pytest.raises(EngineFailure, match="127.0.0.1") as caught:
+        with pytest.raises(EngineFailure, match=r"127\.0\.0\.1") as caught:
             items(shop.model_copy(update={"warehouse_patience_s": 2}))
     finally:
         took = time.monotonic() - began
@@ -105,23 +106,16 @@ def test_a_lock_that_is_held_times_out_and_the_error_names_the_table(shop, how):
     new = [row | {"score": 0.1} for row in rows_of(shop, SCORES)]
     with psycopg.connect(shop.warehouse.replace("+psycopg", "")) as other:
         other.execute("LOCK TABLE scores__corner_shop IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(EngineFailure, match="scores__corner_shop(.|\n)*lock timeout"):
-            with warehouse.open_warehouse(shop) as connection:
-                if how == "rows":
-                    warehouse.replace_rows(connection, SCORES, new, score_date=day(0))
-                else:
-                    warehouse.load_rows(connection, tables.staging_table(SHOP), staged(new))
-                    warehouse.load_rows(connection, SCORES, staged(new).drop_columns(["fence"]))
+        refused = pytest.raises(EngineFailure, match=r"(?s)scores__corner_shop.*lock timeout")
+        with refused, warehouse.open_warehouse(shop) as connection:
+            if how == "rows":
+                warehouse.replace_rows(connection, SCORES, new, score_date=day(0))
+            else:
+                columns = pa.schema([one for one in warehouse.arrow_schema(SCORES) if one.name in new[0]])
+                warehouse.load_rows(connection, SCORES, pa.Table.from_pylist(new, columns))
         other.rollback()
 
     assert items(shop) == ["MILK", "BREAD", "BEER"]
-
-
-def staged(rows):
-    import pyarrow as pa
-
-    rows = pa.Table.from_pylist([row | {"fence": 1} for row in rows])
-    return rows.cast(warehouse.arrow_schema(tables.staging_table(SHOP)).empty_table().select(rows.column_names).schema)
 
 
 @pytest.mark.fault("F21")
@@ -139,9 +133,9 @@ def test_a_writer_that_holds_sqlite_is_waited_for_no_longer_than_the_setting_say
 def test_a_statement_that_takes_too_long_is_ended_and_shown(shop):
     short = shop.model_copy(update={"warehouse_statement_timeout_s": 0.5})
     began = time.monotonic()
-    with pytest.raises(EngineFailure, match="pg_sleep(.|\n)*statement timeout"):
-        with warehouse.open_warehouse(short) as connection:
-            connection.execute(sa.select(sa.func.pg_sleep(60)))
+    ended = pytest.raises(EngineFailure, match=r"(?s)pg_sleep.*statement timeout")
+    with ended, warehouse.open_warehouse(short) as connection:
+        connection.execute(sa.select(sa.func.pg_sleep(60)))
     assert time.monotonic() - began < 15
 
 

@@ -21,7 +21,9 @@ BEGIN
         SELECT FROM pg_class WHERE oid = to_regclass(format('public.%I', parent)) AND relkind = 'p'
     ) THEN RETURN; END IF;
     PERFORM pg_advisory_xact_lock(hashtext('nightjar partitions'));
-    IF to_regclass(format('partitions.%I', part)) IS NOT NULL THEN RETURN; END IF;
+    -- a query sees what others committed meanwhile; to_regclass would still answer from its cache
+    IF EXISTS (SELECT FROM pg_class WHERE relname = part AND relnamespace = 'partitions'::regnamespace)
+        THEN RETURN; END IF;
     -- ATTACH, unlike CREATE … PARTITION OF, lets everybody read and write the other months meanwhile
     EXECUTE format('CREATE TABLE partitions.%I (LIKE public.%I INCLUDING ALL)', part, parent);
     EXECUTE format('ALTER TABLE public.%I ATTACH PARTITION partitions.%I FOR VALUES FROM (%L) TO (%L)',
