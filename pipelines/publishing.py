@@ -277,6 +277,7 @@ def _replace(settings: Settings, attempt: _Attempt, row: dict[str, object]) -> N
     mine = (staging.c.fence == attempt.fence, staging.c.score_date == attempt.as_of)
     with warehouse.open_warehouse(settings) as connection:
         _require_newest(connection, attempt)
+        warehouse.make_room(connection, scores, attempt.as_of)
         connection.execute(sa.delete(scores).where(scores.c.score_date == attempt.as_of))
         crash_point("publish.after_delete")
         connection.execute(sa.insert(scores).from_select(names, sa.select(*(staging.c[n] for n in names)).where(*mine)))

@@ -70,6 +70,15 @@ class Settings(BaseSettings):
     )
     approval_timeout_hours: float = Field(48, gt=0, le=720, description="Hours without an answer that mean no")
     warehouse_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite in the home folder")
+    warehouse_lock_timeout_s: float = Field(
+        60, gt=0, le=3600, description="Seconds that a statement waits for somebody else's lock in the warehouse"
+    )
+    warehouse_statement_timeout_s: float = Field(
+        900, gt=0, le=86_400, description="Seconds that a statement may take in a warehouse on PostgreSQL"
+    )
+    warehouse_patience_s: float = Field(
+        30, ge=0, le=600, description="Seconds for which a warehouse that does not answer is asked again"
+    )
     mlflow_tracking_uri: str = Field("", repr=False, description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
     duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")

@@ -10,6 +10,8 @@ from pipelines.errors import AuditRefused, MissingPartition
 from pipelines.publishing import publish
 from pipelines.scoring import rank_candidates
 
+pytestmark = pytest.mark.usefixtures("database")
+
 SCORES = tables.scores_table(SHOP)
 
 
