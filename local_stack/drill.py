@@ -27,7 +27,14 @@ HISTORY = date(2017, 10, 1), date(2017, 11, 18)
 NIGHT, BAD_NIGHT, KILLED_NIGHT, DARK_NIGHT, MUTE_NIGHT, ORPHAN = (date(2017, 11, day) for day in range(19, 25))
 SCORE = "score__category_propensity"
 DAGS = ("ingest", SCORE, "deadline")
-_FAST = {"RETRIES": "1", "RETRY_DELAY_S": "1", "SILENCE_LIMIT_S": "30", "SCHEDULE_END_DATE": str(NIGHT), "DEMO": "true"}
+_FAST = {
+    "RETRIES": "1",
+    "RETRY_DELAY_S": "1",
+    "SILENCE_LIMIT_S": "30",
+    "WAREHOUSE_PATIENCE_S": "2",
+    "SCHEDULE_END_DATE": str(NIGHT),
+    "DEMO": "true",
+}
 _PATIENCE_S, _SETTLED_S = 300, 4
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 

@@ -43,6 +43,22 @@ def upgrade() -> None:
 
 
 @app.command()
+def roles() -> None:
+    """On PostgreSQL, make the roles for steps and analysts, and give each its rights; run it as the tables' owner.
+
+    Example: nightjar warehouse roles
+    """
+    from pipelines import roles, schema, warehouse
+
+    settings = load_settings()
+    warehouse.create_tables(settings, list(load_use_cases(settings).values()))
+    with warehouse.open_warehouse(settings) as connection:
+        schema.wait_for_schema(connection)
+        roles.make_roles(connection)
+    console.print(f"made or renewed {', '.join(map(roles.name_of, roles.ROLES))}; grant them to logins")
+
+
+@app.command()
 def downgrade(
     target: Annotated[str, typer.Argument(help="Revision, or base: an empty database")],
     is_sure: Annotated[bool, typer.Option("--yes", help="What only later revisions hold may be lost")] = False,

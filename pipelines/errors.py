@@ -104,6 +104,10 @@ class ChecksFailed(BadInput, runbook="a-drop-failed-validation"):
     """At least one blocking check on a table failed; nothing was written."""
 
 
+class AuditRefused(ChecksFailed, runbook="the-audit-refused-the-scores"):
+    """The audit found a fault in scores that were to be published; readers keep what they have."""
+
+
 class MissingPartition(BadInput, runbook="a-date-is-missing"):
     """A step needs a partition that no earlier step has written."""
 
@@ -144,15 +148,15 @@ class NotPublished(BadInput, runbook="a-date-is-missing"):
     """Readers of the scores see no such row."""
 
 
-class PublicationAltered(BadInput, runbook="published-rows-were-altered"):
+class PublicationAltered(BadInput, runbook="published-rows-were-edited"):
     """Published rows are not those that the publish log tells of."""
 
 
-class ContractBroken(BadInput):
+class ContractBroken(BadInput, runbook="a-setting-is-wrong"):
     """The warehouse's tables are no longer what analysts were promised."""
 
 
-class FileExists(BadInput):
+class FileExists(BadInput, runbook="a-setting-is-wrong"):
     """A file that would be replaced is there already."""
 
 
@@ -160,7 +164,7 @@ class Superseded(BadInput, runbook="a-task-was-killed"):
     """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
 
 
-class UnknownRevision(BadInput, runbook="a-setting-is-wrong"):
+class UnknownRevision(BadInput, runbook="the-warehouse-is-down"):
     """The schema of the warehouse was made by a newer Nightjar."""
 
 

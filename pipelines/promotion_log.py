@@ -45,7 +45,7 @@ def locked(settings: Settings) -> Iterator[sa.Connection]:
     warehouse.create_tables(settings, [])
     with warehouse.open_warehouse(settings) as connection:
         if connection.dialect.name == "postgresql":  # SQLite's transactions have one writer anyway
-            connection.execute(sa.text(f"LOCK TABLE {_LOG.name} IN EXCLUSIVE MODE"))
+            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock(hashtext('{_LOG.name}'))"))
         yield connection
 
 

@@ -15,7 +15,7 @@ from pipelines.audit import ERASED, FORCED, PUBLISHED, REFUSED, Figures
 from pipelines.checks import Check, log_rows, require
 from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
-from pipelines.errors import MissingPartition, Superseded
+from pipelines.errors import AuditRefused, MissingPartition, Superseded
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list
@@ -70,7 +70,7 @@ def publish(
 
     Raises:
         MissingPartition: that model has not scored that date.
-        ChecksFailed: the audit found a fault, and nobody forces it; readers keep seeing what they saw.
+        AuditRefused: the audit found a fault, and nobody forces it; readers keep seeing what they saw.
         Superseded: a later attempt has begun.
     """
     version = model_version or registry.champion(settings, use_case).version
@@ -253,6 +253,7 @@ def _require(checks: Sequence[Check], use_case: UseCase, as_of: date) -> None:
         where=f"{use_case.scores_table}, score_date={as_of}",
         remedy="readers keep the last good publication. Mend the cause and score again, or decide against the audit: "
         f"nightjar publish --use-case {use_case.name} --date {as_of} --force --reason …",
+        error=AuditRefused,
     )
 
 
@@ -276,6 +277,7 @@ def _replace(settings: Settings, attempt: _Attempt, row: dict[str, object]) -> N
     mine = (staging.c.fence == attempt.fence, staging.c.score_date == attempt.as_of)
     with warehouse.open_warehouse(settings) as connection:
         _require_newest(connection, attempt)
+        warehouse.make_room(connection, scores, attempt.as_of)
         connection.execute(sa.delete(scores).where(scores.c.score_date == attempt.as_of))
         crash_point("publish.after_delete")
         connection.execute(sa.insert(scores).from_select(names, sa.select(*(staging.c[n] for n in names)).where(*mine)))

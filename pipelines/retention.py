@@ -110,6 +110,9 @@ def _published(settings: Settings, first_kept: date) -> int:
     removed = 0
     with warehouse.open_warehouse(settings) as connection:
         for table in warehouse.tables_with(connection, sa.Column("score_date", sa.Date)):
+            if table.name.startswith("scores__") and connection.dialect.name == "postgresql":
+                months = sa.select(sa.func.drop_partitions(table.name, first_kept))
+                removed += connection.execute(months).scalar_one()
             if table.name.startswith(("scores__", "outcomes__")):
                 removed += connection.execute(sa.delete(table).where(table.c.score_date < first_kept)).rowcount
     return removed

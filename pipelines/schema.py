@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 
+from pipelines import roles
 from pipelines.errors import UnknownRevision
 from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table, staging_table
 from pipelines.use_case import UseCase
@@ -31,13 +32,14 @@ def bring_to_head(connection: sa.Connection, use_cases: Sequence[UseCase]) -> No
         sa.inspect(connection).get_table_names()
     ):
         return
-    _lock(connection)
+    wait_for_schema(connection)
     if revision(connection) != HEAD:
         upgrade(connection)
     for table in wanted:
         table.metadata.create_all(connection)
         _comment(connection, table)
     _create_views(connection)
+    roles.grant(connection)
 
 
 def revision(connection: sa.Connection) -> str | None:
@@ -64,7 +66,7 @@ def upgrade(connection: sa.Connection, target: str = "head") -> None:
     """Migrate forward to a revision."""
     from alembic import command
 
-    _lock(connection)
+    wait_for_schema(connection)
     revision(connection)
     _drop_views(connection)
     command.upgrade(_config(connection), target)
@@ -72,13 +74,14 @@ def upgrade(connection: sa.Connection, target: str = "head") -> None:
         for table in METADATA.sorted_tables:
             _comment(connection, table)
         _create_views(connection)
+        roles.grant(connection)
 
 
 def downgrade(connection: sa.Connection, target: str) -> None:
     """Migrate back to an earlier revision, or to `base`: an empty database; what only the later one holds is lost."""
     from alembic import command
 
-    _lock(connection)
+    wait_for_schema(connection)
     revision(connection)
     _drop_views(connection)
     command.downgrade(_config(connection), target)
@@ -97,8 +100,8 @@ def tables_named(connection: sa.Connection, prefix: str) -> list[str]:
     return [name for name in sa.inspect(connection).get_table_names() if name.startswith(prefix)]
 
 
-def _lock(connection: sa.Connection) -> None:
-    """Wait for whoever else changes the schema; SQLite's transactions have one writer anyway."""
+def wait_for_schema(connection: sa.Connection) -> None:
+    """Wait for whoever else changes the schema or its rights; SQLite's transactions have one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(_LOCK)
 

@@ -18,8 +18,7 @@ from pipelines.storage import Location
 DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
 _SHORTEST_KEY, SHORTEST_PASSWORD, _FEWEST_CHARACTERS = 32, 12, 6
-_CHANNEL_SECRETS = ("slack_webhook_url", "smtp_password", "pagerduty_routing_key")
-_PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri", *_CHANNEL_SECRETS)
+_PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri")
 _NEEDED = {
     "slack": ("slack_webhook_url",),
     "email": ("smtp_host", "mail_from", "mail_to"),
@@ -71,6 +70,15 @@ class Settings(BaseSettings):
     )
     approval_timeout_hours: float = Field(48, gt=0, le=720, description="Hours without an answer that mean no")
     warehouse_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite in the home folder")
+    warehouse_lock_timeout_s: float = Field(
+        60, gt=0, le=3600, description="Seconds that a statement waits for somebody else's lock in the warehouse"
+    )
+    warehouse_statement_timeout_s: float = Field(
+        900, gt=0, le=86_400, description="Seconds that a statement may take in a warehouse on PostgreSQL"
+    )
+    warehouse_patience_s: float = Field(
+        30, ge=0, le=600, description="Seconds for which a warehouse that does not answer is asked again"
+    )
     mlflow_tracking_uri: str = Field("", repr=False, description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
     duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")
@@ -88,6 +96,11 @@ class Settings(BaseSettings):
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of the log on standard error; auto: JSON unless it is a terminal"
+    )
+    euros_per_cpu_hour: float = Field(0.04, ge=0, description="Price of an hour of one processor that is used")
+    euros_per_gib_hour: float = Field(0.005, ge=0, description="Price of an hour of one GiB of memory that is used")
     retries: int = Field(3, ge=0, le=20, description="Times that a task is tried again after a failure that may heal")
     retry_delay_s: float = Field(30, ge=0, le=600, description="Seconds before the first of them; each wait is doubled")
     publish_deadline: time = Field(time(7), description="Time of day by which readers have yesterday, HH:MM")
@@ -109,11 +122,6 @@ class Settings(BaseSettings):
     runbook_url: str = Field("docs/running.md", description="Address of the runbook, for links in pages")
     airflow_url: str = Field("", description="Airflow's address, for nightjar watch; empty: it is not looked at")
     silence_limit_s: int = Field(180, ge=30, description="Seconds without the scheduler's heartbeat that mean silence")
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="Form of the log on standard error; auto: JSON unless it is a terminal"
-    )
-    euros_per_cpu_hour: float = Field(0.04, ge=0, description="Price of an hour of one processor that is used")
-    euros_per_gib_hour: float = Field(0.005, ge=0, description="Price of an hour of one GiB of memory that is used")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
 
@@ -251,7 +259,7 @@ def _named(problem: Any) -> InvalidSetting:
     field = str(problem["loc"][0]) if problem["loc"] else "?"
     description = Settings.model_fields[field].description if field in Settings.model_fields else ""
     shown = repr(problem.get("input"))
-    if field in _PRIVATE:
+    if field in _PRIVATE or getattr(Settings.model_fields.get(field), "annotation", None) is SecretStr:
         shown = f"{len(problem['input'])} characters" if isinstance(problem["input"], str) else "no value"
     return InvalidSetting(
         str(problem["msg"]),

@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Date, DateTime, Float, Integer, MetaData, String, Table, Text
 
+from pipelines.meanings import COLUMNS, TABLES
 from pipelines.use_case import UseCase
 
 _REASONS = {1: "the strongest", 2: "the second", 3: "the third"}
@@ -218,23 +219,10 @@ RUN_COSTS = Table(
 )
 
 
-_COMMON = {
-    "recorded_at": "When the row was written, UTC",
-    "use_case": "Use case",
-    "score_date": "Business date of the scores",
-    "reason": "Why, in words",
-    "check_name": "Name of the check",
-    "is_success": "Whether the check passed",
-    "step": "Step, and its use case",
-    "rows": "Published rows",
-    "content_hash": "SHA-256 of the rows without run_id",
-    "model_version": "Model version of the rows",
-    "feature_version": "Feature version of the rows",
-    "rows_kept": "Rows of the file that the lake table holds",
-    "rows_quarantined": "Rows put into quarantine",
-}
+for _name, _meaning in TABLES.items():
+    METADATA.tables[_name].comment = _meaning
 for _column in (column for table in METADATA.tables.values() for column in table.columns if not column.comment):
-    _column.comment = "Number of the entry" if _column.autoincrement is True else _COMMON.get(_column.name)
+    _column.comment = "Number of the entry" if _column.autoincrement is True else COLUMNS.get(_column.name)
 
 # One row per delivered file; a date's last attempt counts. Rows of a date that was not yet ingested are nowhere.
 RECONCILIATION = """
@@ -271,7 +259,10 @@ RECONCILIATION_VIEW = Table(
 def scores_table(use_case: UseCase) -> Table:
     """Published scores: one row per `score_date`, entity and `rank`."""
     unique = sa.UniqueConstraint("score_date", use_case.entity, use_case.item)
-    return Table(use_case.scores_table, MetaData(), *_score_columns(use_case), unique)
+    told = f"{use_case.title}: what was published of each night, best first"
+    by_month = "RANGE (score_date)"  # months are made by warehouse.make_room and dropped by the janitor
+    columns = _score_columns(use_case)
+    return Table(use_case.scores_table, MetaData(), *columns, unique, comment=told, postgresql_partition_by=by_month)
 
 
 def staging_table(use_case: UseCase) -> Table:
@@ -281,6 +272,7 @@ def staging_table(use_case: UseCase) -> Table:
         MetaData(),
         Column("fence", Integer, primary_key=True, autoincrement=False, comment="Attempt"),
         *_score_columns(use_case),
+        comment="Scores that await their audit; not for readers",
     )
 
 
@@ -314,4 +306,5 @@ def outcomes_table(use_case: UseCase) -> Table:
         Column("is_positive", Boolean, nullable=False, comment="Whether the event happened"),
         Column("value_usd", Float, nullable=False, comment="What it was worth; 0 where it did not happen"),
         Column("matured_date", Date, nullable=False, comment="Last business date of the label window"),
+        comment=f"{use_case.title}: what became of each published row",
     )

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+from pyarrow import csv
 from sqlalchemy import Column, Table
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
+_CHUNK = 50_000  # rows that a bulk load holds in another form
 
 
 @contextmanager
@@ -27,19 +31,21 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
         WarehouseDown: the database cannot be reached.
         EngineFailure: it refuses a statement.
     """
-    engine = _engine(settings.warehouse)
+    engine = _engine(settings.warehouse, settings.warehouse_lock_timeout_s, settings.warehouse_statement_timeout_s)
     if only_reads:
         level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         engine = engine.execution_options(only_reads=True, postgresql_readonly=True, **level)
     try:
-        with engine.begin() as connection:
+        with _connect(engine, settings.warehouse_patience_s) as connection, connection.begin():
             yield connection
-    except sa.exc.DBAPIError as error:
-        is_down = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
+        said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
+        is_down = isinstance(error, sa.exc.DBAPIError) and (said is None or error.connection_invalidated)
         raise (WarehouseDown if is_down else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
-            where=engine.url.render_as_string(hide_password=True),
-            found=error.orig,
+            where=engine.url.render_as_string(hide_password=True)
+            + (f": {' '.join(said.split())[:120]}" if said else ""),
+            found=refused,
             remedy="check that the database is reachable, not locked and not full; then run the step again",
         ) from error
 
@@ -56,22 +62,56 @@ def create_tables(settings: Settings, use_cases: Sequence[UseCase]) -> None:
         bring_to_head(connection, use_cases)
 
 
-def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row], **slice_: object) -> int:
+def replace_rows(connection: sa.Connection, table: Table, rows: Sequence[Row] | pa.Table, **slice_: object) -> int:
     """Put `rows` in place of those whose columns equal `slice_`; the caller's transaction makes it atomic."""
     connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in slice_.items())))
     return append_rows(connection, table, rows)
 
 
-def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row]) -> int:
+def append_rows(connection: sa.Connection, table: Table, rows: Sequence[Row] | pa.Table) -> int:
     """Add the rows; gives their number."""
+    if not isinstance(rows, Sequence):
+        return load_rows(connection, table, rows)
     if rows:
+        make_room(connection, table, *{row["score_date"] for row in rows if "score_date" in row})
         connection.execute(sa.insert(table), list(rows))
     return len(rows)
 
 
 def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
-    """Add many rows, whose columns are named as the table's; gives their number."""
-    return append_rows(connection, table, rows.to_pylist())
+    """Add many rows at once, in the caller's transaction; gives their number.
+
+    Their columns are named as the table's; a column that is not among them gets what the database gives it.
+    """
+    if "score_date" in rows.column_names:
+        make_room(connection, table, *rows.column("score_date").unique().to_pylist())
+    driver: Any = connection.connection.driver_connection
+    columns = ", ".join(map(connection.dialect.identifier_preparer.quote, rows.column_names))
+    if connection.dialect.name == "postgresql":
+        statement = f"COPY {table.name} ({columns}) FROM STDIN (FORMAT csv)"
+        try:
+            with driver.cursor().copy(statement) as copy:
+                for batch in rows.to_batches(_CHUNK):
+                    copy.write(_as_csv(batch))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise sa.exc.DBAPIError(statement, None, error) from error
+    else:
+        dates = (pa.types.is_date, pa.types.is_timestamp)
+        told = [
+            pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
+            for one in rows.schema
+        ]
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * rows.num_columns)})"
+        for batch in rows.cast(pa.schema(told)).to_batches(_CHUNK):
+            driver.executemany(statement, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return int(rows.num_rows)
+
+
+def make_room(connection: sa.Connection, table: Table, *days: date) -> None:
+    """Create the months of these days where the table is kept by month and has them not yet."""
+    if table.dialect_options["postgresql"]["partition_by"] and connection.dialect.name == "postgresql":
+        for month in sorted({day.replace(day=1) for day in days}):
+            connection.execute(sa.select(sa.func.make_partition(table.name, month)))
 
 
 def arrow_schema(table: Table) -> pa.Schema:
@@ -104,21 +144,49 @@ def tables_with(connection: sa.Connection, column: Column[Any]) -> Iterator[sa.T
             yield sa.table(name, sa.column(column.name, column.type))
 
 
+def _as_csv(batch: pa.RecordBatch) -> bytes:
+    """Nulls are empty, texts are in quotation marks: the empty text is not a null."""
+    sink = pa.BufferOutputStream()
+    csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+    return bytes(sink.getvalue())
+
+
+def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
+    """A connection; a server that is away or starting is asked again, at growing and uneven intervals."""
+    tried = Retrying(
+        retry=retry_if_exception(_may_come_back),
+        stop=stop_after_delay(patience_s),
+        wait=wait_exponential_jitter(initial=0.2, max=5),
+        reraise=True,
+    )
+    return tried(engine.connect)
+
+
+def _may_come_back(error: BaseException) -> bool:
+    """Whether nobody answered, or a server that starts or stops; not where it knows no such user or database."""
+    is_fatal = "FATAL" in str(error) and "the database system is" not in str(error)
+    return isinstance(error, sa.exc.OperationalError) and not is_fatal
+
+
 @cache
-def _engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    if engine.dialect.name == "sqlite":
-        if engine.url.database:
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+    place = sa.make_url(url)
+    if place.get_backend_name() == "postgresql":
+        limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
+        told = " ".join(f"-c {name}={int(1000 * seconds)}" for name, seconds in limits.items())
+        return sa.create_engine(place, poolclass=sa.NullPool, connect_args={"options": told, "connect_timeout": 10})
+    engine = sa.create_engine(place, poolclass=sa.NullPool, connect_args={"timeout": lock_timeout_s})
+    if place.database:
+        Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
-    connection.execute("PRAGMA busy_timeout = 60000")
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA cache_size = -65536")  # KiB: a night's rows and indexes
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -70,12 +71,16 @@ def every_warehouse(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The kind of database that holds the test's warehouses: the test runs once on each."""
     kind: str = request.param
-    if kind == "postgresql" and request.config.getoption("--warehouse") == "sqlite":
+    is_switched = kind == "postgresql" and request.config.getoption("--warehouse") == "sqlite"
+    if is_switched:
+        forkserver._forkserver._stop()  # it knows the environment that there was when it started
         put_warehouses_on(monkeypatch, request.getfixturevalue("postgres").url())
-    return kind
+    yield kind
+    if is_switched:
+        forkserver._forkserver._stop()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +89,7 @@ def dropped_databases(request: pytest.FixtureRequest) -> Iterator[None]:
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     if folder and ("postgres" in request.fixturenames or request.config.getoption("--warehouse") == "postgresql"):
-        forget(request.getfixturevalue("postgres").url(), folder)
+        forget(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """PostgreSQL, a real server, and a database of it for every home folder: for tests of the warehouse."""
 
+import ctypes
 import hashlib
 import os
 import secrets
@@ -13,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -80,14 +82,14 @@ class Postgres:
                 self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut would: no clean-up, and its sessions are gone too."""
+        """End it as a power cut would, without any clean-up, and all its sessions with it."""
         if self.process:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            for child in self._sessions():
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+            family = [leader := psutil.Process(self.process.pid), *leader.children(recursive=True)]
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
             self.process.wait(15)
+            psutil.wait_procs(family, timeout=15)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """A connection of the owner, outside any transaction."""
@@ -97,13 +99,6 @@ class Postgres:
         with closing(self.connect(database)) as connection:
             done = connection.execute(statement)
             return done.fetchall() if done.description else []
-
-    def _sessions(self) -> list[int]:
-        import psutil
-
-        with suppress(psutil.NoSuchProcess):
-            return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
-        return []
 
     def _tool(self, name: str) -> str:
         """A binary that the server's user can run: a copy, where it cannot read our environment."""
@@ -137,6 +132,12 @@ class Postgres:
             os.chown(path, _NOBODY, _NOBODY)
 
 
+def _end_with_parent() -> None:
+    """Let the kernel stop the server when the tests are killed."""
+    if os.uname().sysname == "Linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGINT)
+
+
 @contextmanager
 def running_postgres(is_durable: bool = False) -> Iterator[Postgres]:
     """A server with an empty data folder, stopped and removed at the end; not durable, it does not wait for disks."""
@@ -154,25 +155,31 @@ def warehouse_of(server: str, home: Path) -> str:
     """URL of the home's database on the server; made where it is missing, a copy where the home is a copy."""
     name, marker = f"home_{hashlib.sha256(str(home).encode()).hexdigest()[:20]}", home / _MARKER
     url = sa.make_url(server).set(database=name).render_as_string(hide_password=False)
-    if _read(marker) != name:
-        with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as admin:
+    if _read(marker) != url:
+        with _admin(server) as admin:
             admin.execute("SELECT pg_advisory_lock(1)")
-            if (original := _read(marker)) != name:
+            if (original := _read(marker)) != url:
                 admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                admin.execute(f"CREATE DATABASE {name} TEMPLATE {original or 'template1'}")
+                template = sa.make_url(original).database if original else "template1"
+                admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
                 home.mkdir(parents=True, exist_ok=True)
                 if not original and (home / "warehouse.db").exists():
                     _carry_over(home / "warehouse.db", url)
-                marker.write_text(name)
+                marker.write_text(url)
     return url
 
 
-def forget(server: str, folder: Path) -> None:
+def forget(folder: Path) -> None:
     """Drop the databases of all homes at or below the folder."""
-    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as admin:
-        for marker in folder.rglob(_MARKER):
-            admin.execute(f"DROP DATABASE IF EXISTS {marker.read_text()} WITH (FORCE)")
-            marker.unlink()
+    for marker in folder.rglob(_MARKER):
+        url = sa.make_url(marker.read_text())
+        with _admin(url.set(database="postgres").render_as_string(hide_password=False)) as admin:
+            admin.execute(f"DROP DATABASE IF EXISTS {url.database} WITH (FORCE)")
+        marker.unlink()
+
+
+def _admin(server: str) -> psycopg.Connection:
+    return psycopg.connect(server.replace("+psycopg", ""), autocommit=True)
 
 
 def put_warehouses_on(patch: pytest.MonkeyPatch, server: str) -> None:

@@ -11,9 +11,12 @@ from registered import GAIN, aliases, new_use_case, register
 from toy import USE_CASE
 
 from pipelines import promotion_log, registry, tables, warehouse
+from pipelines.append_only import protect, unprotect
 from pipelines.errors import EngineFailure, HistoryAltered, NotJudged
 from pipelines.promotion import Answer, promote
 from pipelines.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("database")
 
 LOG = tables.PROMOTION_LOG
 CRASHES = (
@@ -45,12 +48,9 @@ def three(shop):
 def as_owner(settings):
     """A connection of somebody who may drop triggers, and who covers the tracks."""
     with warehouse.open_warehouse(settings) as connection:
-        triggers = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
-        for name, _ in triggers:
-            connection.execute(sa.text(f"DROP TRIGGER {name}"))
+        unprotect(connection, LOG.name)
         yield connection
-        for _, statement in triggers:
-            connection.execute(sa.text(statement))
+        protect(connection, LOG.name)
 
 
 @pytest.mark.attack("S4")

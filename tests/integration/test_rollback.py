@@ -26,7 +26,7 @@ from pipelines.settings import Settings
 from pipelines.training import fit, train
 from pipelines.training_set import snapshot_dates
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("database")]
 TRAINED, BOTH, ONLY_BAD = date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 20)
 ORDER = RollbackOrder("1", "asha", "2 ranks the least likely first", BOTH, ONLY_BAD)
 SCORES = tables.scores_table(USE_CASE)

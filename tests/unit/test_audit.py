@@ -6,7 +6,7 @@ from corner_shop import LISTS, SHOP, day, keep_scores, know_features, open_shop,
 
 from pipelines import audit, tables, warehouse
 from pipelines.audit import Figures, Night
-from pipelines.errors import ChecksFailed
+from pipelines.errors import AuditRefused
 from pipelines.publishing import Force, publish
 from pipelines.use_case import AuditPolicy
 
@@ -146,7 +146,7 @@ def test_a_night_that_collapsed_is_refused_and_written_down_until_somebody_decid
     twice = [(who, what, score, rank) for who in range(1, 9) for _, what, score, rank in LISTS[:2]]
     keep_scores(shop, twice, 1)
 
-    with pytest.raises(ChecksFailed, match=r"rows: 16 \(\+433.3%\)") as refused:
+    with pytest.raises(AuditRefused, match=r"rows: 16 \(\+433.3%\)") as refused:
         publish(shop, SMALL, day(1), "second", "1")
 
     assert "--force --reason" in refused.value.remedy
@@ -172,5 +172,5 @@ def test_scores_of_features_that_were_built_again_are_stale(shop, version, named
     if named is None:
         assert publish(shop, SHOP, day(0), "run", "1").is_changed
     else:
-        with pytest.raises(ChecksFailed, match="features: f1"):
+        with pytest.raises(AuditRefused, match="features: f1"):
             publish(shop, SHOP, day(0), "run", "1")

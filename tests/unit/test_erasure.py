@@ -32,6 +32,8 @@ from pipelines.pseudonyms import pseudonym
 from pipelines.settings import Settings
 from pipelines.storage import Location
 
+pytestmark = pytest.mark.usefixtures("database")
+
 DAY = date(2017, 5, 6)
 DAYS = [DAY + timedelta(days=n) for n in range(3)]
 GONE, STAYS = 7700770077007, 8800880088008

@@ -6,6 +6,8 @@ from corner_shop import SHOP, day, log, rows_of
 from pipelines import tables
 from pipelines.incidents import Incident, open_incident, resolve
 
+pytestmark = pytest.mark.usefixtures("database")
+
 DOWN = Incident("registry down", "model corner_shop", "refused", "readers see a copy's scores", "start it")
 REFUSED = Incident("champion refused", "model corner_shop", "flipped", "readers see a copy's scores", "restore it")
 KINDS = (DOWN.kind, REFUSED.kind)

@@ -11,6 +11,8 @@ from pipelines.errors import NotJudged, UnknownVersion
 from pipelines.promotion import Answer, promote
 from pipelines.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("database")
+
 ASHA = Answer("asha", is_approved=True, reason="the gain is worth it")
 
 

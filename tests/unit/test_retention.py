@@ -14,6 +14,8 @@ from pipelines.errors import InvalidSetting, MissingPartition
 from pipelines.retention import clean
 from pipelines.settings import Settings, load_settings
 
+pytestmark = pytest.mark.usefixtures("database")
+
 NOW = 40  # day of the shop at which the janitor comes
 KEPT = {"landing": 10, "quarantine": 11, "scores": 12, "snapshots": 94, "published": 13, "pages": 14, "logs": 15}
 
