@@ -35,7 +35,7 @@ _FAST = {
     "SCHEDULE_END_DATE": str(NIGHT),
     "DEMO": "true",
 }
-_PATIENCE_S, _SETTLED_S = 300, 4
+_PATIENCE_S, _SETTLED_S = 900, 4
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
