@@ -17,6 +17,7 @@ from deliveries import in_process
 from pipelines import tables, warehouse
 from pipelines.errors import Superseded
 from pipelines.publishing import publish
+from pipelines.retention import clean
 
 SCORES, STAGING, LOG = tables.scores_table(SHOP), tables.staging_table(SHOP), tables.PUBLISH_LOG
 BEFORE_COMMIT = ("after_fence", "after_staging", "after_audit", "after_delete", "after_insert", "before_commit")
@@ -75,6 +76,16 @@ def test_a_kill_before_the_commit_leaves_the_old_rows_and_the_retry_publishes_on
     publish_at(shop, "2", "retry")
     assert sorted(lists(shop)) == published(NEW, "2", "retry")
     assert log_of(shop)[1:] == [("2", "published", "retry")]
+    assert rows_of(shop, STAGING) == []
+
+
+def test_the_janitor_clears_away_what_a_killed_attempt_staged_once_it_is_long_over(shop):
+    in_process(publish_at, shop, "2", "tonight", NIGHTJAR_CRASH_AT="publish.after_staging")
+    assert len(rows_of(shop, STAGING)) == 3
+
+    clean(shop, day(0), "janitor")
+    assert len(rows_of(shop, STAGING)) == 3  # the attempt is some seconds old
+    clean(shop.model_copy(update={"leftover_hours": 0}), day(0), "janitor")
     assert rows_of(shop, STAGING) == []
 
 
