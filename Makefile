@@ -43,7 +43,7 @@ down: $(STAMP) ## stop what `make up` started
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack down
 
 drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages that arrive; fails where one is missing or too many
-	@$(BIN)/python -m local_stack.drill
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack.drill
 
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser

@@ -1,8 +1,7 @@
 """`nightjar`: every step without Airflow, for one use case and one date."""
 
 import sys
-import time
-from datetime import UTC, datetime
+from datetime import datetime
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic_core import to_json
 
-from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse
+from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse, cli_watch
 from pipelines.cli_output import console, print_quality, print_report, progress_bar, progress_bars
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
@@ -30,6 +29,7 @@ for command in (
     cli_analyst.verify,
     cli_analyst.contract,
     cli_metrics.metrics,
+    cli_watch.watch,
 ):
     app.command()(command)
 _ISO = ["%Y-%m-%d"]
@@ -310,26 +310,6 @@ def janitor(day: Day) -> None:
     from pipelines.retention import clean
 
     print_report(clean(load_settings(), day.date(), CLI_RUN))
-
-
-@app.command()
-def watch(
-    every: Annotated[int, typer.Option(min=0, help="Seconds between two looks, for ever; 0: look once")] = 0,
-) -> None:
-    """Look at the product from outside of Airflow: page silence and late scores, send pages that wait.
-
-    Exit code 1 if anything is wrong. Example, from cron on a second host: nightjar watch
-    """
-    from pipelines.watch import watch
-
-    settings = load_settings()
-    use_cases = list(load_use_cases(settings).values())
-    while True:
-        wrong = watch(settings, use_cases, datetime.now(UTC))
-        console.print("\n".join(wrong) or "all is well", markup=False, soft_wrap=True)
-        if not every:
-            sys.exit(bool(wrong))
-        time.sleep(every)
 
 
 def main() -> None:
