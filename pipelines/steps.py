@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipelines.crash_points import crash_point
 from pipelines.settings import Settings
 
 CLI_RUN = "cli"
@@ -27,6 +28,7 @@ def measured(settings: Settings, step: str, partition_key: str, run_id: str) -> 
     cost = StepCost()
     wall, cpu = time.perf_counter(), time.process_time()
     yield cost
+    crash_point("steps.before_cost")
     row = {
         "run_id": run_id,
         "step": step,

@@ -10,6 +10,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Column, Table
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
@@ -33,6 +34,8 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     try:
         with engine.begin() as connection:
             yield connection
+            crash_point("warehouse.before_commit")
+        crash_point("warehouse.after_commit")
     except sa.exc.DBAPIError as error:
         raise EngineFailure(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
