@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipelines import lake, warehouse
 from pipelines.contracts import DROPS
 from pipelines.coverage import require_ingested
+from pipelines.crash_points import crash_point
 from pipelines.drops import MANIFEST
 from pipelines.errors import InvalidSetting
 from pipelines.settings import PREFIX, Settings
@@ -60,6 +61,7 @@ def clean(settings: Settings, as_of: date, run_id: str) -> JanitorReport:
         days = getattr(settings, f"keep_{name}_days", None)
         with measured(settings, f"janitor_{name}", str(as_of), run_id) as cost:
             cost.rows = removed[name] = 0 if days == 0 else remove(settings, as_of - timedelta(days=days or 0))
+            crash_point("retention.after_layer")
     return JanitorReport(as_of, removed)
 
 

@@ -6,13 +6,11 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from corner_shop import LISTS, SHOP, day, keep_scores, open_shop, rows_of
-from deliveries import in_process
+from deliveries import in_process, paused
 
 from pipelines import tables, warehouse
 from pipelines.errors import Superseded
@@ -140,34 +138,6 @@ def test_a_worker_that_wakes_up_after_its_replacement_finished_changes_nothing(s
     assert sorted(after) == published(NEW, "2", "replacement")
     assert [run for _, _, run in log_of(shop)] == ["yesterday", "replacement"]
     assert rows_of(shop, STAGING) == []
-
-
-@contextmanager
-def paused(function, *arguments, at):
-    """The process of a call that stands still at a crash point."""
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=call_until, args=(at, function, arguments))
-    process.start()
-    try:
-        deadline = time.monotonic() + 60
-        while state_of(process.pid) != "T":
-            assert time.monotonic() < deadline
-            assert process.is_alive(), "it ended before it came to the point"
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.kill()
-        process.join(10)
-
-
-def call_until(at, function, arguments):
-    os.environ.update({"NIGHTJAR_CRASH_AT": f"{at}:stop"})
-    function(*arguments)
-
-
-def state_of(pid):
-    """The process's state as Linux tells it; T: stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 @pytest.mark.fault("F2")
