@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down screenshots test test-deploy bench format check clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,25 +42,38 @@ up: $(STAMP) ## start Airflow and MLflow and leave them running
 down: $(STAMP) ## stop what `make up` started
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack down
 
+drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages that arrive; fails where one is missing or too many
+	@$(BIN)/python -m local_stack.drill
+
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
-test: $(STAMP) check ## lint, types, every test but those that need a browser
-	@$(BIN)/python -m pytest -q -m "not browser" -n logical --maxprocesses 4 --dist loadfile
+test: $(STAMP) check ## lint, types, every test but those that need a browser or a real Prometheus
+	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n logical --maxprocesses 4 --dist loadfile
 
-test-deploy: $(STAMP) ## the checks in a real browser; as root it installs Debian's chromium, else it says so
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] || { echo "install chromium first: apt-get install chromium"; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
-	@$(BIN)/python -m pytest -q -m browser
+DEBIAN := chromium prometheus
+test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
+	@command -v $(DEBIAN) | wc -l | grep -qx $(words $(DEBIAN)) || { \
+	  [ "$$(id -u)" = 0 ] || { echo "install them first: apt-get install --no-install-recommends $(DEBIAN)"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
+	@$(BIN)/python -m pytest -q -m "browser or deploy"
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks
+
+SBOM := var/sbom.json
+sbom: $(STAMP) ## the bill of materials of what is installed, with licences: var/sbom.json (CycloneDX)
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate -o $(SBOM) $(BIN)/python
 
 format: $(STAMP) ## put code into the project's form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 check: $(STAMP) ## lint, form, types and the direction of imports
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
+
+docs: $(STAMP) ## write contracts/warehouse.json, and the tables of docs/analysts.md, from the code
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/nightjar contract
 
 clean: ## remove what runs and tools left, the environment too
 	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -107,6 +107,8 @@ def _start_mlflow(settings: Settings) -> Server | None:
     command += ["--workers", "1", "--backend-store-uri", settings.mlflow_store]
     command += ["--artifacts-destination", settings.mlflow_artifacts.as_uri()]
     environment = dict(os.environ) | NO_TELEMETRY | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "false"
+    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = f"{LOOPBACK}:{port},localhost:{port}"
     return start_server(settings, MLFLOW, command, environment, f"http://{LOOPBACK}:{port}")
 
 

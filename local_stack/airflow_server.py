@@ -96,7 +96,12 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
         "api": {"host": LOOPBACK, "port": port, "base_url": url, "workers": 1, "secret_key": keys["api"]},
         "api_auth": {"jwt_secret": keys["jwt"]},
-        "logging": {"worker_log_server_port": free_port(), "trigger_log_server_port": free_port()},
+        "logging": {
+            "worker_log_server_port": free_port(),
+            "trigger_log_server_port": free_port(),
+            "file_task_handler_new_folder_permissions": "0o700",
+            "file_task_handler_new_file_permissions": "0o600",
+        },
         "dag_processor": {"refresh_interval": 10, "parsing_processes": 1},
         "openlineage": {"namespace": "nightjar"},
     }

@@ -20,12 +20,14 @@ from pipelines.fallback import COLD_START
 from pipelines.ledger import FEATURES
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 from pipelines.validation import validate
 
 PUBLISHED, FORCED, REFUSED, ERASED = "published", "forced", "refused", "erased"
 BINS = 20
 _NIGHTS, _WITHIN_DAYS, _LEAST_SHARE = 7, 14, 1e-4
+_NEAR = timedelta(days=3)
 
 
 class Figures(BaseModel, frozen=True, extra="forbid"):
@@ -88,7 +90,7 @@ def expected_of_rows(settings: Settings, use_case: UseCase, as_of: date, rows: p
     Raises:
         EngineFailure: an expectation could not be evaluated.
     """
-    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{list(use_case.excluded_items)}::VARCHAR[]"
+    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
     query = f"""
         SELECT published.* EXCLUDE ({use_case.entity}), {use_case.entity},
                lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank,
@@ -119,19 +121,19 @@ def constraints(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Tab
 
 
 def comparisons(
-    use_case: UseCase, now: Figures, model_version: str, nights: Sequence[Night], overlap: float | None
+    use_case: UseCase, as_of: date, version: str, now: Figures, nights: Sequence[Night], overlap: float | None
 ) -> list[Check]:
     """How far the night is from those before it.
 
     Size is held against the median of the last nights. Scores, mix of items and lists are held against the newest
-    night; where another model made that one, the gate has judged the change and they only warn. `overlap` is the
-    mean share of an entity's list of that night that is still there.
+    night; they only warn where it lies more than 3 days back, or where another model made it: then the gate has
+    judged the change. `overlap` is the mean share of an entity's list of that night that is still there.
     """
     policy = use_case.audit
     if not nights or nights[0].figures.entities < policy.min_entities:
         return [Check("nights before", True, "none to compare with", f"{policy.min_entities} entities", False)]
     last = nights[0]
-    is_same = last.model_version == model_version
+    is_same = last.model_version == version and as_of - last.score_date <= _NEAR
     found = []
     for name in ("rows", "entities"):
         usual = median(getattr(night.figures, name) for night in nights)

@@ -21,16 +21,18 @@ class Check:
         return f"{self.name}: expected {self.expected}, observed {self.observed}"
 
 
-def require(checks: Iterable[Check], *, where: str, remedy: str) -> Sequence[Check]:
+def require(
+    checks: Iterable[Check], *, where: str, remedy: str, error: type[ChecksFailed] = ChecksFailed
+) -> Sequence[Check]:
     """The checks, unchanged, when no blocking one failed.
 
     Raises:
-        ChecksFailed: names every blocking check that failed, with what it saw.
+        ChecksFailed: or that kind of it; names every blocking check that failed, with what it saw.
     """
     done = list(checks)
     failed = [check for check in done if check.is_blocking and not check.success]
     if failed:
-        raise ChecksFailed(
+        raise error(
             f"{len(failed)} of {len(done)} checks failed",
             where=where,
             expected="; ".join(f"{check.name}: {check.expected}" for check in failed),

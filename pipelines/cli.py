@@ -1,10 +1,11 @@
 """`nightjar`: every step without Airflow, for one use case and one date."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines import cli_model, cli_quarantine, cli_warehouse
+from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -28,7 +29,14 @@ app.add_typer(rebuild, name="rebuild")
 app.add_typer(cli_quarantine.app, name="quarantine")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_warehouse.app, name="warehouse")
-app.command()(cli_model.rollback)
+for command in (
+    cli_model.rollback,
+    cli_analyst.export,
+    cli_analyst.verify,
+    cli_analyst.contract,
+    cli_metrics.metrics,
+):
+    app.command()(command)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
@@ -308,6 +316,26 @@ def janitor(day: Day) -> None:
     from pipelines.retention import clean
 
     _print(clean(load_settings(), day.date(), CLI_RUN))
+
+
+@app.command()
+def watch(
+    every: Annotated[int, typer.Option(min=0, help="Seconds between two looks, for ever; 0: look once")] = 0,
+) -> None:
+    """Look at the product from outside of Airflow: page silence and late scores, send pages that wait.
+
+    Exit code 1 if anything is wrong. Example, from cron on a second host: nightjar watch
+    """
+    from pipelines.watch import watch
+
+    settings = load_settings()
+    use_cases = list(load_use_cases(settings).values())
+    while True:
+        wrong = watch(settings, use_cases, datetime.now(UTC))
+        console.print("\n".join(wrong) or "all is well", markup=False, soft_wrap=True)
+        if not every:
+            sys.exit(bool(wrong))
+        time.sleep(every)
 
 
 def main() -> None:

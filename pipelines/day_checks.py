@@ -11,6 +11,7 @@ from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.history import HISTORY_DAYS, history_checks
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 from pipelines.transactions import Delivery
 
 DayChecks = dict[date, list[Check]]
@@ -72,7 +73,7 @@ def _day_checks(connection: duckdb.DuckDBPyConnection, settings: Settings, deliv
     old = lake.files_of(
         settings.lake, CORE_TRANSACTIONS.name, first=delivery.first - timedelta(days=HISTORY_DAYS), last=before
     )
-    stored = f"read_parquet({old}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
+    stored = f"read_parquet({sql_list(old)}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW history AS FROM {stored if old else 'kept WHERE false'}")
     connection.execute(
         "CREATE OR REPLACE TEMP VIEW products_known AS SELECT product_id, department FROM known_products"

@@ -28,6 +28,7 @@ from pipelines.pseudonyms import key_id, pseudonym, require_same_key
 from pipelines.publishing import record_erasure
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
@@ -244,7 +245,7 @@ class _Erasure:
         partitions = delta.metadata().partition_columns
         day, files = partitions[0], lake.files_of(store, table, partition=partitions[0])
         types = ", ".join(f"'{name}': {'VARCHAR' if name != day else 'DATE'}" for name in partitions)
-        stored = f"read_parquet({files}, hive_partitioning = true, hive_types = {{{types}}})"
+        stored = f"read_parquet({sql_list(files)}, hive_partitioning = true, hive_types = {{{types}}})"
         held = f"SELECT {day}, count(*) FROM {stored} WHERE {COLUMN} = $1 GROUP BY ALL ORDER BY ALL"
         found = self.connection.execute(held, [self.household_id]).fetchall() if files else []
         if found:

@@ -9,6 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from pipelines.engine import open_core
 from pipelines.model import Flags
 from pipelines.settings import Settings
+from pipelines.storage import sql_list
 from pipelines.training_set import Vector
 from pipelines.use_case import UseCase
 
@@ -39,7 +40,7 @@ def popular_items(settings: Settings, use_case: UseCase, as_of: date, ranked: pa
     with whom they are popular.
     """
     entity, item, n = use_case.entity, use_case.item, use_case.top_n
-    excluded = f"{list(use_case.excluded_items)}::VARCHAR[]"
+    excluded = f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
     with open_core(settings, up_to=as_of) as connection:
         connection.register("ranked", ranked)
         segments, named = f"SELECT NULL::BIGINT AS {entity}, NULL::VARCHAR AS segment WHERE false", "NULL"

@@ -53,6 +53,7 @@ def judge(settings: Settings, use_case: UseCase, model_version: str, as_of: date
     """
     name = f"model__{use_case.name}"
     with measured(settings, f"gate__{use_case.name}", str(as_of), run_id) as cost:
+        cost.model_version = model_version
         version = registry.get_version(settings, use_case, model_version)
         evidence = gather(settings, use_case, version, as_of, run_id)
         cost.rows = len(evidence.positive)

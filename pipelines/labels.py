@@ -12,6 +12,7 @@ from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.ledger import LABELS, Inputs, Made
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list, sql_text
 from pipelines.use_case import UseCase
 
 
@@ -87,7 +88,7 @@ def read_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
         )
     keys = ", ".join(use_case.keys)
     columns = f"$as_of AS as_of, {keys}, is_candidate, is_positive, value_usd"
-    query = f"SELECT {columns} FROM read_parquet({files}, hive_partitioning = false) ORDER BY {keys}"
+    query = f"SELECT {columns} FROM read_parquet({sql_list(files)}, hive_partitioning = false) ORDER BY {keys}"
     with open_engine(settings) as connection:
         return connection.sql(query, params={"as_of": as_of}).to_arrow_table()
 
@@ -96,8 +97,8 @@ def candidates_sql(settings: Settings, use_case: UseCase, as_of: date) -> str:
     """SQL for the candidates of a snapshot with the features of their table; excluded items are not among them."""
     path, _ = lake.require_snapshot(settings.lake, use_case.feature_tables[0].name, as_of)
     return (
-        f"SELECT * FROM read_parquet('{path}', hive_partitioning = false) "
-        f"WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({list(use_case.excluded_items)}::VARCHAR[]))"
+        f"SELECT * FROM read_parquet({sql_text(path)}, hive_partitioning = false) "
+        f"WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({sql_list(use_case.excluded_items)}::VARCHAR[]))"
     )
 
 
@@ -108,7 +109,7 @@ def compute_labels(
     last = as_of + timedelta(days=use_case.horizon_days)
     window = {"first_date": as_of + timedelta(days=1), "last_date": last, "as_of": as_of}
     keys = ", ".join(use_case.keys)
-    excluded = f"{list(use_case.excluded_items)}::VARCHAR[]"
+    excluded = f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
     query = f"""
         SELECT $as_of AS as_of, {keys}, c.is_candidate IS NOT NULL AS is_candidate,
                p.value_usd IS NOT NULL AS is_positive, coalesce(p.value_usd, 0)::DECIMAL(12, 2) AS value_usd

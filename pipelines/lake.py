@@ -17,7 +17,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from pipelines.contracts import TableContract
 from pipelines.errors import EngineFailure, MissingPartition, SnapshotRefused
-from pipelines.storage import Location, sql_list
+from pipelines.storage import Location, sql_list, sql_text
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
 _HASH_KEY = b"nightjar.content_hash"
@@ -143,6 +143,11 @@ def files_where(lake: Location, table: str, predicate: str, version: int | None 
     """Paths of a Delta table's files that a predicate on partition columns selects; empty when there are none."""
     names = state_of(lake, table, predicate, version)[1]
     return [str(lake.fetch(f"{table}/{name}", is_immutable=True)) for name in names]
+
+
+def scored_by(as_of: date, model_version: str) -> str:
+    """The predicate that selects what a model version (or rule) scored as of a date."""
+    return f"as_of = '{as_of}' AND model_version = {sql_text(model_version)}"
 
 
 def state_of(lake: Location, table: str, predicate: str, version: int | None = None) -> tuple[int | None, list[str]]:

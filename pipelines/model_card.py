@@ -51,7 +51,8 @@ def write_card(
         ArtifactRefused: a file of the version cannot be read, or is not the signed one.
         MissingPartition: snapshots that it was trained on are gone.
     """
-    with measured(settings, f"{CARD}__{use_case.name}", str(as_of), run_id), TemporaryDirectory() as folder:
+    with measured(settings, f"{CARD}__{use_case.name}", str(as_of), run_id) as cost, TemporaryDirectory() as folder:
+        cost.model_version = model_version
         version = registry.get_version(settings, use_case, model_version)
         told = card_facts(settings, use_case, version, with_ablation=with_ablation) | {"as_of": as_of}
         pictures = {name: registry.fetch(settings, use_case, version, name) for name in PICTURES}

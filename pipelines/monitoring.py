@@ -49,7 +49,7 @@ def measure_drift(settings: Settings, use_case: UseCase, as_of: date, run_id: st
         ArtifactRefused: the model's reference cannot be read.
     """
     with measured(settings, f"drift__{use_case.name}", str(as_of), run_id) as cost:
-        published = published_version(settings, use_case, as_of)
+        published = cost.model_version = published_version(settings, use_case, as_of)
         if published.startswith(RULE_PREFIX):
             cost.rows = replace_measurements(settings, use_case, as_of, (DRIFT, DRIFT_SHARE), [])
             return DriftReport(as_of, published, 0, (), 0.0, False)

@@ -13,6 +13,7 @@ from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.labels import build_labels, last_mature
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 
 
@@ -87,7 +88,7 @@ def labels_sql(settings: Settings, use_case: UseCase, score_dates: Sequence[date
         )
     dates = ", ".join(f"'{day}'" for day in score_dates)
     files = lake.files_where(settings.lake, use_case.labels_table, f"as_of IN ({dates})")
-    return f"SELECT * FROM read_parquet({files}, hive_partitioning = true, hive_types = {{'as_of': DATE}})"
+    return f"SELECT * FROM read_parquet({sql_list(files)}, hive_partitioning = true, hive_types = {{'as_of': DATE}})"
 
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:

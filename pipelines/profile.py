@@ -41,12 +41,14 @@ def profile(settings: Settings, table: str, day: date) -> ProfileReport:
     Raises:
         MissingPartition: the table has no partition of the date.
     """
+    periods = [(day, day), (day - timedelta(days=REFERENCE_DAYS), day - timedelta(days=1))]
     with open_engine(settings) as connection:
-        current = _sample(connection, lake.files_of(settings.lake, table, first=day, last=day))
-        before = lake.files_of(
-            settings.lake, table, first=day - timedelta(days=REFERENCE_DAYS), last=day - timedelta(days=1)
+        current, reference = (
+            _sample(connection, lake.files_of(settings.lake, table, first=first, last=last))
+            if table in CORE_TABLES
+            else None
+            for first, last in periods
         )
-        reference = _sample(connection, before)
     if current is None:
         raise MissingPartition(
             "there is nothing to draw",

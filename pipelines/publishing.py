@@ -15,9 +15,10 @@ from pipelines.audit import ERASED, FORCED, PUBLISHED, REFUSED, Figures
 from pipelines.checks import Check, log_rows, require
 from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
-from pipelines.errors import MissingPartition, Superseded
+from pipelines.errors import AuditRefused, MissingPartition, Superseded
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 
 NIGHTJAR = "nightjar"
@@ -69,12 +70,13 @@ def publish(
 
     Raises:
         MissingPartition: that model has not scored that date.
-        ChecksFailed: the audit found a fault, and nobody forces it; readers keep seeing what they saw.
+        AuditRefused: the audit found a fault, and nobody forces it; readers keep seeing what they saw.
         Superseded: a later attempt has begun.
     """
     version = model_version or registry.champion(settings, use_case).version
     warehouse.create_tables(settings, [use_case])
     with measured(settings, f"publish__{use_case.name}", str(as_of), run_id) as cost:
+        cost.model_version = version
         attempt = _begin(settings, use_case, as_of, run_id)
         crash_point("publish.after_fence")
         rows = published_rows(settings, use_case, as_of, version)
@@ -94,9 +96,7 @@ def publish(
 
 def published_rows(settings: Settings, use_case: UseCase, as_of: date, model_version: str) -> pa.Table:
     """The rows to publish, ordered by entity and rank: the warehouse's columns without `run_id`."""
-    files = lake.files_where(
-        settings.lake, use_case.scores_table, f"as_of = '{as_of}' AND model_version = '{model_version}'"
-    )
+    files = lake.files_where(settings.lake, use_case.scores_table, lake.scored_by(as_of, model_version))
     found = _read(settings, use_case, as_of, files) if files else pa.table({})
     if not found.num_rows:
         raise MissingPartition(
@@ -112,7 +112,7 @@ def _read(settings: Settings, use_case: UseCase, as_of: date, files: Sequence[st
     selected = ", ".join("$as_of AS score_date" if name == "score_date" else name for name in schema.names)
     with open_engine(settings) as connection:
         found = connection.sql(
-            f"SELECT {selected} FROM read_parquet({files}, hive_partitioning = true, "
+            f"SELECT {selected} FROM read_parquet({sql_list(files)}, hive_partitioning = true, "
             "hive_types = {'as_of': DATE, 'model_version': VARCHAR}) "
             f"WHERE rank <= {use_case.top_n} ORDER BY {use_case.entity}, rank",
             params={"as_of": as_of},
@@ -228,7 +228,7 @@ def _audit(settings: Settings, attempt: _Attempt, content: str, force: Force | N
         Check("rows as they were scored", lake.content_hash(staged) == content, f"{len(staged)} rows", content),
         *audit.constraints(settings, use_case, as_of, staged),
         *audit.expected_of_rows(settings, use_case, as_of, staged),
-        *audit.comparisons(use_case, now, version, nights, overlap),
+        *audit.comparisons(use_case, as_of, version, now, nights, overlap),
     ]
     failed = "; ".join(str(check) for check in checks if check.is_blocking and not check.success)
     status = PUBLISHED if not failed else REFUSED if force is None else FORCED
@@ -253,6 +253,7 @@ def _require(checks: Sequence[Check], use_case: UseCase, as_of: date) -> None:
         where=f"{use_case.scores_table}, score_date={as_of}",
         remedy="readers keep the last good publication. Mend the cause and score again, or decide against the audit: "
         f"nightjar publish --use-case {use_case.name} --date {as_of} --force --reason …",
+        error=AuditRefused,
     )
 
 

@@ -20,6 +20,7 @@ from pipelines.outcomes import labels_sql, published_version
 from pipelines.scoring import candidate_features, scored_versions
 from pipelines.settings import Settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.training_set import with_rules
 from pipelines.use_case import UseCase
 
@@ -121,9 +122,7 @@ def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_ve
     Raises:
         MissingPartition: there are none.
     """
-    files = lake.files_where(
-        settings.lake, use_case.scores_table, f"as_of = '{score_date}' AND model_version = '{model_version}'"
-    )
+    files = lake.files_where(settings.lake, use_case.scores_table, lake.scored_by(score_date, model_version))
     if not files:
         raise MissingPartition(
             "the published scores are not in the lake",
@@ -131,7 +130,7 @@ def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_ve
             remedy=f"nightjar score --use-case {use_case.name} --date {score_date}",
         )
     keys = ", ".join(use_case.keys)
-    return f"SELECT {keys}, score FROM read_parquet({files}) WHERE score_source <> '{COLD_START}'"
+    return f"SELECT {keys}, score FROM read_parquet({sql_list(files)}) WHERE score_source <> '{COLD_START}'"
 
 
 def _measure(settings: Settings, use_case: UseCase, score_date: date) -> list[Measurement]:

@@ -57,7 +57,7 @@ def clean(settings: Settings, as_of: date, run_id: str) -> JanitorReport:
     removed = {}
     for name, remove in layers.items():
         days = getattr(settings, f"keep_{name}_days", None)
-        with measured(settings, f"janitor__{name}", str(as_of), run_id) as cost:
+        with measured(settings, f"janitor_{name}", str(as_of), run_id) as cost:
             cost.rows = removed[name] = 0 if days == 0 else remove(settings, as_of - timedelta(days=days or 0))
     return JanitorReport(as_of, removed)
 

@@ -54,6 +54,7 @@ def roll_back(settings: Settings, use_case: UseCase, order: RollbackOrder, run_i
         MissingPartition: a date lost its features; the version is champion, later dates wait for a second run.
     """
     with measured(settings, f"rollback__{use_case.name}", order.model_version, run_id) as cost:
+        cost.model_version = order.model_version
         version = registry.get_version(settings, use_case, order.model_version)
         _, facts = registry.load(settings, use_case, version)
         versions = _published(settings, use_case, order)
@@ -102,7 +103,6 @@ def _published(settings: Settings, use_case: UseCase, order: RollbackOrder) -> d
 
 def _stored(settings: Settings, use_case: UseCase, day: date, version: str) -> str | None:
     """Version of the features that a model's scores in the lake were made of; none: it has not scored the date."""
-    predicate = f"as_of = '{day}' AND model_version = '{version}'"
-    files = lake.files_where(settings.lake, use_case.scores_table, predicate)
+    files = lake.files_where(settings.lake, use_case.scores_table, lake.scored_by(day, version))
     found = pq.read_table(files[0], columns=["feature_version"], partitioning=None).column(0) if files else []
     return str(found[0]) if len(found) else None

@@ -21,7 +21,7 @@ from pipelines.model import Model
 from pipelines.reasons import REASONS, add_reasons
 from pipelines.settings import Settings
 from pipelines.steps import measured
-from pipelines.storage import sql_list
+from pipelines.storage import sql_list, sql_text
 from pipelines.training_set import labelled_candidates, with_rules
 from pipelines.use_case import FeatureTable, UseCase
 
@@ -80,12 +80,12 @@ def score(
             settings.lake,
             use_case.scores_table,
             stamped,
-            predicate=f"as_of = '{as_of}' AND model_version = '{chosen.version}'",
+            predicate=lake.scored_by(as_of, chosen.version),
             partition_by=["as_of", "model_version"],
         )
         if model_version is None:
             problem = _note(settings, use_case, as_of, chosen, run_id, problem)
-        cost.rows = stamped.num_rows
+        cost.rows, cost.model_version = stamped.num_rows, chosen.version
     return ScoreReport(as_of, chosen.version, snapshot_version, stamped.num_rows, chosen.source, problem)
 
 
@@ -100,7 +100,7 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
         _require_fresh(settings, use_case, table, as_of)
     joins = "".join(
         f" LEFT JOIN (SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM read_parquet("
-        f"'{lake.require_snapshot(settings.lake, table.name, as_of)[0]}', hive_partitioning = false))"
+        f"{sql_text(lake.require_snapshot(settings.lake, table.name, as_of)[0])}, hive_partitioning = false))"
         f" USING ({', '.join(table.keys)})"
         for table in use_case.feature_tables[1:]
     )

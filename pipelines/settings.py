@@ -2,10 +2,11 @@
 
 import difflib
 import os
-from datetime import date
+from datetime import date, time
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -16,8 +17,19 @@ from pipelines.storage import Location
 
 DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
-_SHORTEST_KEY = 32
+_SHORTEST_KEY, SHORTEST_PASSWORD, _FEWEST_CHARACTERS = 32, 12, 6
+_PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri")
+_NEEDED = {
+    "slack": ("slack_webhook_url",),
+    "email": ("smtp_host", "mail_from", "mail_to"),
+    "pagerduty": ("pagerduty_routing_key",),
+}
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def is_guessable(secret: str, shortest: int) -> bool:
+    """Whether a secret is empty, short, of few different characters, or the one that everybody knows."""
+    return len(secret) < shortest or len(set(secret)) < _FEWEST_CHARACTERS or secret == DEMO_KEY
 
 
 def _days(default: int, what: str) -> Any:
@@ -27,7 +39,9 @@ def _days(default: int, what: str) -> Any:
 class Settings(BaseSettings):
     """Where things are and how much of the machine may be used; nothing about a use case."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(PROJECT / "var", description="Folder for everything that a run leaves")
     landing_uri: str = Field("", description="Landing: a folder or s3://bucket/prefix; empty: in the home folder")
@@ -35,6 +49,9 @@ class Settings(BaseSettings):
     s3_endpoint_url: str = Field("", description="S3 server other than AWS, such as http://127.0.0.1:8333")
     s3_timeout_s: float = Field(10, gt=0, le=15, description="Seconds of an S3 server's silence before a retry")
     demo: bool = Field(False, description="Whether a key that everybody knows will do: for a look at public data")
+    secrets_dir: Path | None = Field(
+        None, description="Folder with a file per secret, such as nightjar_signing_key; a variable goes before its file"
+    )
     pseudonym_key: SecretStr = Field(
         SecretStr(""),
         validate_default=True,
@@ -52,7 +69,7 @@ class Settings(BaseSettings):
         "automatic", description="Whether a challenger that passes the gate is promoted at once or waits for a person"
     )
     approval_timeout_hours: float = Field(48, gt=0, le=720, description="Hours without an answer that mean no")
-    warehouse_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder")
+    warehouse_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite in the home folder")
     warehouse_lock_timeout_s: float = Field(
         60, gt=0, le=3600, description="Seconds that a statement waits for somebody else's lock in the warehouse"
     )
@@ -62,7 +79,7 @@ class Settings(BaseSettings):
     warehouse_patience_s: float = Field(
         30, ge=0, le=600, description="Seconds for which a warehouse that does not answer is asked again"
     )
-    mlflow_tracking_uri: str = Field("", description="MLflow store; empty: SQLite in the home folder")
+    mlflow_tracking_uri: str = Field("", repr=False, description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
     duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")
     threads: int = Field(2, ge=1, le=256, description="Threads of DuckDB and LightGBM")
@@ -79,10 +96,36 @@ class Settings(BaseSettings):
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules of further use cases, separated by commas, each with a USE_CASE"
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of the log on standard error; auto: JSON unless it is a terminal"
+    )
+    euros_per_cpu_hour: float = Field(0.04, ge=0, description="Price of an hour of one processor that is used")
+    euros_per_gib_hour: float = Field(0.005, ge=0, description="Price of an hour of one GiB of memory that is used")
+    retries: int = Field(3, ge=0, le=20, description="Times that a task is tried again after a failure that may heal")
+    retry_delay_s: float = Field(30, ge=0, le=600, description="Seconds before the first of them; each wait is doubled")
+    publish_deadline: time = Field(time(7), description="Time of day by which readers have yesterday, HH:MM")
+    slack_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Incoming webhook of Slack, or one that takes the same"
+    )
+    smtp_host: str = Field("", description="Mail server")
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Its port")
+    smtp_starttls: bool = Field(True, description="Whether mail is only handed over encrypted")
+    smtp_user: str = Field("", description="Login at the mail server; empty: none")
+    smtp_password: SecretStr = Field(SecretStr(""), description="Its password")
+    mail_from: str = Field("", description="Sender of pages by mail")
+    mail_to: str = Field("", description="Who gets them, separated by commas")
+    pagerduty_routing_key: SecretStr = Field(SecretStr(""), description="Integration key of PagerDuty's Events API v2")
+    pagerduty_url: str = Field("https://events.pagerduty.com", description="Server of that interface")
+    page_channels: Annotated[tuple[Literal["slack", "email", "pagerduty"], ...], NoDecode] = Field(
+        (), description="Where pages go, separated by commas: slack, email, pagerduty"
+    )
+    runbook_url: str = Field("docs/running.md", description="Address of the runbook, for links in pages")
+    airflow_url: str = Field("", description="Airflow's address, for nightjar watch; empty: it is not looked at")
+    silence_limit_s: int = Field(180, ge=30, description="Seconds without the scheduler's heartbeat that mean silence")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
 
-    @field_validator("use_cases", mode="before")
+    @field_validator("use_cases", "page_channels", mode="before")
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -101,11 +144,27 @@ class Settings(BaseSettings):
     def _is_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         key = value.get_secret_value()
         only_reads = info.field_name == "signing_key" and not key and info.data.get("verify_key")
-        if not info.data.get("demo") and not only_reads and (len(key) < _SHORTEST_KEY or key == DEMO_KEY):
+        if not info.data.get("demo") and not only_reads and is_guessable(key, _SHORTEST_KEY):
             raise ValueError(
-                f"a secret of {_SHORTEST_KEY} characters or more is needed; "
+                f"a secret of {_SHORTEST_KEY} random characters or more is needed; "
                 f"{PREFIX}DEMO=true takes a known one, for a look at public data"
             )
+        return value
+
+    @field_validator("warehouse_url", "mlflow_tracking_uri")
+    @classmethod
+    def _has_no_weak_password(cls, value: str, info: ValidationInfo) -> str:
+        password = urlsplit(value).password
+        if password is not None and not info.data.get("demo") and is_guessable(password, SHORTEST_PASSWORD):
+            raise ValueError(f"its password needs {SHORTEST_PASSWORD} random characters or more")
+        return value
+
+    @field_validator("page_channels")
+    @classmethod
+    def _are_complete(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in (name for channel in value for name in _NEEDED[channel]):
+            if info.data.get(name) in ("", SecretStr("")):
+                raise ValueError(f"{PREFIX}{name.upper()} is needed too")
         return value
 
     @field_validator("home")
@@ -165,7 +224,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings from the environment.
+    """The settings from the environment; the files that this process makes from now on are its owner's alone.
 
     Raises:
         InvalidSetting: a variable with our prefix is unknown, of the wrong type or out of range.
@@ -181,8 +240,17 @@ def load_settings() -> Settings:
                 found=variable,
                 remedy="correct the name or unset the variable",
             )
+    folder = os.environ.get(f"{PREFIX}SECRETS_DIR") or None
+    if folder and not Path(folder).is_dir():
+        raise InvalidSetting(
+            "there is no such folder",
+            where=f"environment variable {PREFIX}SECRETS_DIR",
+            found=folder,
+            remedy="mount the secrets there or unset the variable",
+        )
+    os.umask(0o077)
     try:
-        return Settings()
+        return Settings(_secrets_dir=folder)
     except ValidationError as error:
         raise _named(error.errors()[0]) from error
 
@@ -191,7 +259,7 @@ def _named(problem: Any) -> InvalidSetting:
     field = str(problem["loc"][0]) if problem["loc"] else "?"
     description = Settings.model_fields[field].description if field in Settings.model_fields else ""
     shown = repr(problem.get("input"))
-    if field in ("pseudonym_key", "signing_key"):
+    if field in _PRIVATE or getattr(Settings.model_fields.get(field), "annotation", None) is SecretStr:
         shown = f"{len(problem['input'])} characters" if isinstance(problem["input"], str) else "no value"
     return InvalidSetting(
         str(problem["msg"]),

@@ -203,9 +203,14 @@ class Location:
             raise self.failure(name, error) from error
 
 
-def sql_list(paths: Iterable[object]) -> str:
-    """The paths as a list in SQL."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+def sql_text(value: object) -> str:
+    """The value as a text in SQL, for the few places that take no parameters."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def sql_list(values: Iterable[object]) -> str:
+    """The values as a list of texts in SQL."""
+    return f"[{', '.join(map(sql_text, values))}]"
 
 
 @contextmanager

@@ -208,10 +208,13 @@ RUN_COSTS = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     Column("step", String(64), nullable=False),
     Column("partition_key", String(64), nullable=False, comment="Business date or range"),
+    Column("is_success", Boolean, nullable=False, comment="Whether the step ended well; a failure costs too"),
+    Column("model_version", String(32), comment="Model that the step used or made; null: none"),
     Column("rows", Integer, comment="Rows that the step wrote"),
     Column("wall_s", Float, nullable=False, comment="Elapsed seconds"),
     Column("cpu_s", Float, nullable=False, comment="Processor seconds of the process"),
-    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory of the process so far"),
+    Column("peak_memory_mib", Float, nullable=False, comment="Highest resident memory while the step ran"),
+    Column("euros", Float, nullable=False, comment="Processor and memory by the price table of the settings"),
 )
 
 
@@ -233,7 +236,23 @@ for _name, _meaning in {
     "ops__run_costs": "What each step of each run cost",
 }.items():
     METADATA.tables[_name].comment = _meaning
-
+_COMMON = {
+    "recorded_at": "When the row was written, UTC",
+    "use_case": "Use case",
+    "score_date": "Business date of the scores",
+    "reason": "Why, in words",
+    "check_name": "Name of the check",
+    "is_success": "Whether the check passed",
+    "step": "Step, and its use case",
+    "rows": "Published rows",
+    "content_hash": "SHA-256 of the rows without run_id",
+    "model_version": "Model version of the rows",
+    "feature_version": "Feature version of the rows",
+    "rows_kept": "Rows of the file that the lake table holds",
+    "rows_quarantined": "Rows put into quarantine",
+}
+for _column in (column for table in METADATA.tables.values() for column in table.columns if not column.comment):
+    _column.comment = "Number of the entry" if _column.autoincrement is True else _COMMON.get(_column.name)
 
 # One row per delivered file; a date's last attempt counts. Rows of a date that was not yet ingested are nowhere.
 RECONCILIATION = """
@@ -245,6 +264,26 @@ SELECT table_name, source_file, source_sha256, max(rows_delivered) AS rows_deliv
 FROM ops__ingest_log NATURAL JOIN (
     SELECT table_name, business_date, max(attempt) AS attempt FROM ops__ingest_log GROUP BY table_name, business_date
 ) AS newest WHERE source_file IS NOT NULL GROUP BY table_name, source_file, source_sha256"""
+RECONCILIATION_VIEW = Table(
+    "ops__reconciliation",
+    MetaData(),
+    Column("table_name", String(64), primary_key=True, comment="Lake table"),
+    Column("source_file", String(512), primary_key=True, comment="Delivered file, below landing"),
+    Column("source_sha256", String(64), primary_key=True, comment="SHA-256 of that file"),
+    Column("rows_delivered", Integer, nullable=False, comment="Rows of the whole file, by its manifest"),
+    *(
+        Column(f"rows_{name}", sa.BigInteger, nullable=False, comment=f"Of these: {what}")
+        for name, what in (
+            ("kept", "in the lake table"),
+            ("quarantined", "in quarantine"),
+            ("duplicate", "exact copies of a row delivered before"),
+            ("erased", "of households that were erased"),
+            ("late", "delivered after the late window"),
+            ("dropped", "dropped from quarantine by somebody"),
+        )
+    ),
+    Column("is_balanced", Boolean, nullable=False, comment="Whether the parts add up to rows_delivered"),
+)
 
 
 def scores_table(use_case: UseCase) -> Table:

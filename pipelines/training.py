@@ -60,7 +60,7 @@ def train(
             write_run(settings, trained, time.process_time() - started, folder)
         version, report = register(settings, use_case, folder)
         feature_store.freeze_service(store, use_case, version)
-        cost.rows = int(report["rows"])
+        cost.rows, cost.model_version = int(report["rows"]), version
     return TrainReport(as_of=as_of, model_version=version, **report)
 
 

@@ -47,7 +47,7 @@ class FeatureTable(_Frozen):
 class SimpleRule(_Frozen):
     """A ranking without a model: a SQL expression over the features, the higher the likelier."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     expression: str
 
 

@@ -13,7 +13,7 @@ from pyarrow import csv
 from sqlalchemy import Column, Table
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from pipelines.errors import EngineFailure
+from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -22,19 +22,25 @@ _CHUNK = 50_000  # rows that a bulk load holds in another form
 
 
 @contextmanager
-def open_warehouse(settings: Settings) -> Iterator[sa.Connection]:
+def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
 
+    One that only reads sees everything as of its first statement, and keeps no writer waiting.
+
     Raises:
-        EngineFailure: the database cannot be reached or refuses a statement.
+        WarehouseDown: the database cannot be reached.
+        EngineFailure: it refuses a statement.
     """
     engine = _engine(settings.warehouse, settings.warehouse_lock_timeout_s, settings.warehouse_statement_timeout_s)
+    if only_reads:
+        level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        engine = engine.execution_options(only_reads=True, postgresql_readonly=True, **level)
     try:
         with _connect(engine, settings.warehouse_patience_s) as connection, connection.begin():
             yield connection
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
-        raise EngineFailure(
+        raise (WarehouseDown if _is_down(refused, engine) else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True)
             + (f": {' '.join(said.split())[:120]}" if said else ""),
@@ -111,6 +117,7 @@ def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns as Arrow has them."""
     kinds: Mapping[type[Any], pa.DataType] = {
         sa.Date: pa.date32(),
+        sa.DateTime: pa.timestamp("us", "UTC"),
         sa.BigInteger: pa.int64(),
         sa.Integer: pa.int32(),
         sa.Float: pa.float64(),
@@ -154,10 +161,17 @@ def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
     return tried(engine.connect)
 
 
+def _is_down(refused: Any, engine: sa.Engine) -> bool:
+    """Whether the database is not there, rather than there and unwilling."""
+    errors = engine.dialect.loaded_dbapi
+    state = getattr(refused, "sqlstate", None) or "08"  # 08: of the connection; 57P: the server stops or starts
+    return isinstance(refused, errors.OperationalError | errors.InterfaceError) and state.startswith(("08", "57P"))
+
+
 def _may_come_back(error: BaseException) -> bool:
-    """Whether nobody answered, or a server that starts or stops; not where it knows no such user or database."""
-    is_fatal = "FATAL" in str(error) and "the database system is" not in str(error)
-    return isinstance(error, sa.exc.OperationalError) and not is_fatal
+    """Whether no server answered, or one that starts or stops; not where it knows no such user or database."""
+    is_of_server = isinstance(error, sa.exc.OperationalError) and hasattr(error.orig, "sqlstate")
+    return is_of_server and ("FATAL" not in str(error) or "the database system is" in str(error))
 
 
 @cache
@@ -171,7 +185,7 @@ def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float) -> sa.E
     if place.database:
         Path(place.database).parent.mkdir(parents=True, exist_ok=True)
     sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -179,3 +193,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's documented recipe: we say BEGIN ourselves
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA cache_size = -65536")  # KiB: a night's rows and indexes
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    only_reads = connection.get_execution_options().get("only_reads")
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

@@ -7,8 +7,9 @@ from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRu
 from airflow.sdk.exceptions import AirflowSkipException
 from pydantic_core import to_jsonable_python
 
+from nightjar_notifiers import NoteCause, PageFailure, ResolvePage
 from pipelines.errors import BadInput, EngineFailure, InvalidRunParameter
-from pipelines.settings import Settings
+from pipelines.settings import Settings, load_settings
 from pipelines.use_case import UseCase
 
 PLATFORM_OWNER = "data platform"
@@ -38,7 +39,8 @@ def model_asset(use_case: UseCase) -> Asset:
 
 
 def dag_arguments(page: str | None, owner: str, *tags: str, patience: timedelta = timedelta(hours=6)) -> dict[str, Any]:
-    """Arguments of every DAG: its page, tags and owner; one run at a time; tasks that retry what may heal."""
+    """Arguments of every DAG: page, tags, owner; one run at a time; retries of what may heal; who hears of its end."""
+    settings = load_settings()
     return {
         "doc_md": page,
         "description": (page or "").strip().partition("\n")[0],
@@ -51,13 +53,16 @@ def dag_arguments(page: str | None, owner: str, *tags: str, patience: timedelta 
         "default_args": {
             "owner": owner,
             "pool": POOL,
-            "retries": 3,
-            "retry_delay": timedelta(seconds=30),
+            "retries": settings.retries,
+            "retry_delay": timedelta(seconds=settings.retry_delay_s),
             "retry_exponential_backoff": 2.0,
             "max_retry_delay": timedelta(minutes=10),
             "retry_policy": RETRIES,
             "execution_timeout": timedelta(hours=1),
+            "on_failure_callback": NoteCause(),
         },
+        "on_failure_callback": PageFailure(),
+        "on_success_callback": ResolvePage(),
     }
 
 

@@ -36,9 +36,9 @@ def bag(read_dags):
     return bag
 
 
-def test_there_are_three_shared_dags_and_four_for_each_use_case(bag):
+def test_there_are_four_shared_dags_and_four_for_each_use_case(bag):
     of_use_cases = {f"{kind}__{name}" for name in USE_CASES for kind in KINDS}
-    assert set(bag.dags) == {"ingest", "bootstrap", "janitor"} | of_use_cases
+    assert set(bag.dags) == {"ingest", "bootstrap", "janitor", "deadline"} | of_use_cases
 
 
 def test_no_dag_uses_what_airflow_has_deprecated(bag):
@@ -123,8 +123,8 @@ def test_partitioned_assets_join_the_dags_of_a_use_case(bag):
     assert emitted(bag.dags["ingest"]) == {"ingest_day": ["core__transactions"]}
 
 
-@pytest.mark.parametrize("dag_id", ["bootstrap", "janitor"])
-def test_bootstrap_and_janitor_wake_nobody(bag, dag_id):
+@pytest.mark.parametrize("dag_id", ["bootstrap", "janitor", "deadline"])
+def test_what_makes_no_core_table_and_no_scores_wakes_nobody(bag, dag_id):
     assert emitted(bag.dags[dag_id]) == {}
 
 
@@ -133,7 +133,7 @@ def emitted(dag):
     return {task_id: names for task_id, names in assets.items() if names}
 
 
-@pytest.mark.parametrize("dag_id", ["ingest", "janitor"])
+@pytest.mark.parametrize("dag_id", ["ingest", "janitor", "deadline"])
 def test_the_daily_key_is_the_business_date_that_has_just_ended(bag, dag_id):
     timetable = bag.dags[dag_id].timetable
     assert isinstance(timetable, CronPartitionTimetable)
@@ -141,7 +141,7 @@ def test_the_daily_key_is_the_business_date_that_has_just_ended(bag, dag_id):
     assert str(timetable.timezone) == "America/New_York"
 
 
-@pytest.mark.parametrize("dag_id", ["ingest", "janitor"])
+@pytest.mark.parametrize("dag_id", ["ingest", "janitor", "deadline"])
 def test_the_schedule_ends_after_the_run_of_its_last_business_date(read_dags, dag_id):
     dag = read_dags(NIGHTJAR_SCHEDULE_END_DATE="2017-11-20").dags[dag_id]
     assert dag.end_date.isoformat() == "2017-11-22T04:59:59.999999+00:00"  # in UTC
@@ -212,3 +212,17 @@ def test_a_dag_file_is_wiring_of_at_most_80_lines_of_code(file):
     code = [line for number, line in enumerate(lines, 1) if number not in documented and line.strip()]
     assert len(code) <= 80
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.Try | ast.While)]
+
+
+def test_people_hear_of_every_run_by_its_end_and_of_no_attempt(bag):
+    for dag in bag.dags.values():
+        told = [type(each).__name__ for each in (dag.on_failure_callback, dag.on_success_callback)]
+        assert told == ["PageFailure", "ResolvePage"]
+        for task in dag.tasks:
+            assert [type(each).__name__ for each in task.on_failure_callback] == ["NoteCause"], task.task_id
+            assert not task.on_retry_callback
+
+
+def test_the_deadline_follows_the_setting(read_dags):
+    timetable = read_dags(NIGHTJAR_PUBLISH_DEADLINE="06:30").dags["deadline"].timetable
+    assert (timetable.expression, str(timetable.timezone)) == ("30 06 * * *", "America/New_York")

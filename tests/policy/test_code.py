@@ -45,7 +45,8 @@ def test_no_step_reads_the_clock_or_asserts_data(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    assert not [call for call in calls if call.endswith((".now", ".today", ".utcnow"))], "time is an argument"
+    clocks = [call for call in calls if call.endswith((".now", ".today", ".utcnow"))]
+    assert path.name == "cli.py" or not clocks, "time is an argument, which the command line passes on"
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)], "data is checked by named errors"
 
 

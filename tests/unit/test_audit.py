@@ -6,7 +6,7 @@ from corner_shop import LISTS, SHOP, day, keep_scores, know_features, open_shop,
 
 from pipelines import audit, tables, warehouse
 from pipelines.audit import Figures, Night
-from pipelines.errors import ChecksFailed
+from pipelines.errors import AuditRefused
 from pipelines.publishing import Force, publish
 from pipelines.use_case import AuditPolicy
 
@@ -22,10 +22,10 @@ def shop(settings):
     return settings
 
 
-def compared(now, *, version="1", before=USUAL, overlap=0.9):
+def compared(now, *, version="1", before=USUAL, overlap=0.9, on=3):
     """Names of the checks that failed: those that block, and those that warn."""
     nights = [Night(day(number), "1", before) for number in (2, 1, 0)]
-    checks = audit.comparisons(SHOP, now, version, nights, overlap)
+    checks = audit.comparisons(SHOP, day(on), version, now, nights, overlap)
     failed = [check for check in checks if not check.success]
     return {one.name for one in failed if one.is_blocking}, {one.name for one in failed if not one.is_blocking}
 
@@ -95,6 +95,13 @@ def test_another_model_may_change_scores_and_lists_but_not_the_size():
     )
 
 
+def test_after_a_gap_of_more_than_three_days_scores_and_lists_only_warn():
+    now = USUAL.model_copy(update={"scores": (0.9, 0.1), "rows": 1000})
+
+    assert compared(now, on=5) == ({"rows", "shift of the scores (PSI)"}, set())
+    assert compared(now, on=6) == ({"rows"}, {"shift of the scores (PSI)"})
+
+
 def test_a_small_night_is_no_measure():
     assert compared(USUAL, before=USUAL.model_copy(update={"entities": 99, "rows": 10})) == (set(), set())
 
@@ -139,7 +146,7 @@ def test_a_night_that_collapsed_is_refused_and_written_down_until_somebody_decid
     twice = [(who, what, score, rank) for who in range(1, 9) for _, what, score, rank in LISTS[:2]]
     keep_scores(shop, twice, 1)
 
-    with pytest.raises(ChecksFailed, match=r"rows: 16 \(\+433.3%\)") as refused:
+    with pytest.raises(AuditRefused, match=r"rows: 16 \(\+433.3%\)") as refused:
         publish(shop, SMALL, day(1), "second", "1")
 
     assert "--force --reason" in refused.value.remedy
@@ -165,5 +172,5 @@ def test_scores_of_features_that_were_built_again_are_stale(shop, version, named
     if named is None:
         assert publish(shop, SHOP, day(0), "run", "1").is_changed
     else:
-        with pytest.raises(ChecksFailed, match="features: f1"):
+        with pytest.raises(AuditRefused, match="features: f1"):
             publish(shop, SHOP, day(0), "run", "1")

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from corner_shop import LISTS, SHOP, day, keep_scores, open_shop, rows_of
 
 from pipelines import tables, warehouse
-from pipelines.errors import ChecksFailed, MissingPartition
+from pipelines.errors import AuditRefused, MissingPartition
 from pipelines.publishing import publish
 from pipelines.scoring import rank_candidates
 
@@ -69,7 +69,7 @@ def test_a_faulty_set_is_refused_and_readers_keep_the_last_one(shop, fault, name
     publish(shop, SHOP, day(0), "run-1", "1")
     before = rows_of(shop, SCORES)
     keep_scores(shop, fault, version="2")
-    with pytest.raises(ChecksFailed) as refused:
+    with pytest.raises(AuditRefused) as refused:
         publish(shop, SHOP, day(0), "run-2", "2")
     assert named in str(refused.value)
     assert rows_of(shop, SCORES) == before

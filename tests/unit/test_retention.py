@@ -71,7 +71,7 @@ def test_each_layer_keeps_the_days_that_its_setting_says_and_a_second_run_finds_
     assert removed == expected | {"snapshots": 0, "versions": 0, "leftovers": 0}
     assert set(clean(home, shop.day(NOW), "r2").removed.values()) == {0}
     costs = [row for row in shop.rows_of(home, tables.RUN_COSTS) if row["run_id"] == "r1"]
-    assert {row["step"].removeprefix("janitor__"): row["rows"] for row in costs} == removed
+    assert {row["step"].removeprefix("janitor_"): row["rows"] for row in costs} == removed
 
 
 def quarantine(home, *numbers):

@@ -109,3 +109,58 @@ def test_a_machine_that_only_reads_models_needs_no_secret_to_sign_with(monkeypat
     monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", SECRET)
     monkeypatch.setenv("NIGHTJAR_VERIFY_KEY", "ab" * 32)
     assert load_settings().signing_secret == b""
+
+
+@pytest.mark.attack("S12")
+def test_secrets_come_from_files_of_a_folder_and_a_variable_goes_before_its_file(monkeypatch, tmp_path):
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    (tmp_path / "nightjar_pseudonym_key").write_text(f"{SECRET}\n")
+    (tmp_path / "nightjar_signing_key").write_text("a file's secret of more than 32 characters")
+    monkeypatch.setenv("NIGHTJAR_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("NIGHTJAR_SIGNING_KEY", SECRET[::-1])
+    settings = load_settings()
+    assert (settings.key, settings.signing_secret) == (SECRET.encode(), SECRET[::-1].encode())
+
+    (tmp_path / "nightjar_pseudonym_key").write_text("short")
+    with pytest.raises(InvalidSetting, match="NIGHTJAR_PSEUDONYM_KEY"):
+        load_settings()
+    monkeypatch.setenv("NIGHTJAR_SECRETS_DIR", str(tmp_path / "absent"))
+    with pytest.raises(InvalidSetting, match="NIGHTJAR_SECRETS_DIR"):
+        load_settings()
+
+
+@pytest.mark.attack("S12")
+@pytest.mark.parametrize("key", ["x" * 40, "01" * 20, "abcde" * 8])
+def test_a_key_of_few_different_characters_is_refused(monkeypatch, key):
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    monkeypatch.setenv("NIGHTJAR_PSEUDONYM_KEY", key)
+    with pytest.raises(InvalidSetting, match="random characters"):
+        load_settings()
+
+
+@pytest.mark.attack("S12")
+@pytest.mark.parametrize("variable", ["NIGHTJAR_WAREHOUSE_URL", "NIGHTJAR_MLFLOW_TRACKING_URI"])
+@pytest.mark.parametrize("password", ["", "postgres", "aaaaaaaaaaaaaaaa", "12345678901"])
+def test_outside_the_demo_an_address_with_a_weak_password_is_refused_and_not_shown(monkeypatch, variable, password):
+    for name in ("NIGHTJAR_PSEUDONYM_KEY", "NIGHTJAR_SIGNING_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv(variable, f"postgresql://user_of_ours:{password}@db/nightjar")
+    assert load_settings().demo
+    monkeypatch.delenv("NIGHTJAR_DEMO")
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+    assert refused.value.where == f"environment variable {variable}"
+    assert "user_of_ours" not in f"{refused.value}{refused.value.__cause__}{refused.value.__cause__!r}"
+
+    monkeypatch.setenv(variable, "postgresql://user_of_ours@db/nightjar")  # it comes by other ways, such as .pgpass
+    load_settings()
+    monkeypatch.setenv(variable, "postgresql://user_of_ours:5f1c-9d03-aa7e@db/nightjar")
+    assert "5f1c-9d03-aa7e" not in repr(load_settings())
+
+
+@pytest.mark.attack("S20")
+def test_what_a_process_writes_once_it_knows_its_settings_is_its_owners_alone(tmp_path):
+    load_settings()
+    (tmp_path / "after").touch(0o666)
+    (tmp_path / "folder").mkdir()
+    assert [oct((tmp_path / name).stat().st_mode)[-3:] for name in ("after", "folder")] == ["600", "700"]

@@ -8,7 +8,7 @@ from alembic import op
 
 from pipelines.schema import tables_named
 
-revision, down_revision = "0003", "0002"
+revision, down_revision = "0004", "0003"
 
 _AS_OWNER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 _FUNCTIONS = f"""
