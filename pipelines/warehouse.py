@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
-_CHUNK = 50_000  # rows that a bulk load holds in another form
+_CHUNK, _AT_ONCE = 50_000, 100  # rows that a bulk load holds in another form, and that SQLite gets with a statement
 
 
 @contextmanager
@@ -95,14 +96,7 @@ def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
         except connection.dialect.loaded_dbapi.Error as error:
             raise sa.exc.DBAPIError(statement, None, error) from error
     else:
-        dates = (pa.types.is_date, pa.types.is_timestamp)
-        told = [
-            pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
-            for one in rows.schema
-        ]
-        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * rows.num_columns)})"
-        for batch in rows.cast(pa.schema(told)).to_batches(_CHUNK):
-            driver.executemany(statement, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        _insert(driver, f"INSERT INTO {table.name} ({columns}) VALUES ", rows)
     return int(rows.num_rows)
 
 
@@ -148,6 +142,22 @@ def _as_csv(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
     return bytes(sink.getvalue())
+
+
+def _insert(driver: Any, statement: str, rows: pa.Table) -> None:
+    """Add the rows to SQLite, many with each statement; dates become texts."""
+    dates = (pa.types.is_date, pa.types.is_timestamp)
+    told = pa.schema(
+        pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
+        for one in rows.schema
+    )
+    one_row = f"({', '.join('?' * rows.num_columns)})"
+    for batch in rows.cast(told).to_batches(_CHUNK):
+        found = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        whole = len(found) - len(found) % _AT_ONCE
+        groups = (chain.from_iterable(found[start : start + _AT_ONCE]) for start in range(0, whole, _AT_ONCE))
+        driver.executemany(statement + ", ".join([one_row] * _AT_ONCE), map(tuple, groups))
+        driver.executemany(statement + one_row, found[whole:])
 
 
 def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
