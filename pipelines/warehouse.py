@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pyarrow import csv
 from sqlalchemy import Column, Table
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
-_CHUNK = 50_000  # rows that a bulk load holds in another form
+_CHUNK, _AT_ONCE = 50_000, 100  # rows that a bulk load holds in another form, and that SQLite gets with a statement
 
 
 @contextmanager
@@ -38,10 +40,11 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     try:
         with _connect(engine, settings.warehouse_patience_s) as connection, connection.begin():
             yield connection
+            crash_point("warehouse.before_commit")
+        crash_point("warehouse.after_commit")
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
-        is_down = isinstance(error, sa.exc.DBAPIError) and (said is None or error.connection_invalidated)
-        raise (WarehouseDown if is_down else EngineFailure)(
+        raise (WarehouseDown if _is_down(refused, engine) else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True)
             + (f": {' '.join(said.split())[:120]}" if said else ""),
@@ -96,14 +99,7 @@ def load_rows(connection: sa.Connection, table: Table, rows: pa.Table) -> int:
         except connection.dialect.loaded_dbapi.Error as error:
             raise sa.exc.DBAPIError(statement, None, error) from error
     else:
-        dates = (pa.types.is_date, pa.types.is_timestamp)
-        told = [
-            pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
-            for one in rows.schema
-        ]
-        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * rows.num_columns)})"
-        for batch in rows.cast(pa.schema(told)).to_batches(_CHUNK):
-            driver.executemany(statement, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        _insert(driver, f"INSERT INTO {table.name} ({columns}) VALUES ", rows)
     return int(rows.num_rows)
 
 
@@ -151,6 +147,22 @@ def _as_csv(batch: pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _insert(driver: Any, statement: str, rows: pa.Table) -> None:
+    """Add the rows to SQLite, many with each statement; dates become texts."""
+    dates = (pa.types.is_date, pa.types.is_timestamp)
+    told = pa.schema(
+        pa.field(one.name, pa.string() if any(is_kind(one.type) for is_kind in dates) else one.type)
+        for one in rows.schema
+    )
+    one_row = f"({', '.join('?' * rows.num_columns)})"
+    for batch in rows.cast(told).to_batches(_CHUNK):
+        found = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        whole = len(found) - len(found) % _AT_ONCE
+        groups = (chain.from_iterable(found[start : start + _AT_ONCE]) for start in range(0, whole, _AT_ONCE))
+        driver.executemany(statement + ", ".join([one_row] * _AT_ONCE), map(tuple, groups))
+        driver.executemany(statement + one_row, found[whole:])
+
+
 def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
     """A connection; a server that is away or starting is asked again, at growing and uneven intervals."""
     tried = Retrying(
@@ -162,10 +174,17 @@ def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
     return tried(engine.connect)
 
 
+def _is_down(refused: Any, engine: sa.Engine) -> bool:
+    """Whether the database is not there, rather than there and unwilling."""
+    errors = engine.dialect.loaded_dbapi
+    state = getattr(refused, "sqlstate", None) or "08"  # 08: of the connection; 57P: the server stops or starts
+    return isinstance(refused, errors.OperationalError | errors.InterfaceError) and state.startswith(("08", "57P"))
+
+
 def _may_come_back(error: BaseException) -> bool:
-    """Whether nobody answered, or a server that starts or stops; not where it knows no such user or database."""
-    is_fatal = "FATAL" in str(error) and "the database system is" not in str(error)
-    return isinstance(error, sa.exc.OperationalError) and not is_fatal
+    """Whether no server answered, or one that starts or stops; not where it knows no such user or database."""
+    is_of_server = isinstance(error, sa.exc.OperationalError) and hasattr(error.orig, "sqlstate")
+    return is_of_server and ("FATAL" not in str(error) or "the database system is" in str(error))
 
 
 @cache
