@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom format check docs clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom reliability format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,7 +43,7 @@ down: $(STAMP) ## stop what `make up` started
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack down
 
 drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages that arrive; fails where one is missing or too many
-	@$(BIN)/python -m local_stack.drill
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack.drill
 
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
@@ -74,6 +74,9 @@ check: $(STAMP) ## lint, form, types and the direction of imports
 
 docs: $(STAMP) ## write contracts/warehouse.json, and the tables of docs/analysts.md, from the code
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/nightjar contract
+
+reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md
+	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser" --reliability -n logical --maxprocesses 4 --dist loadfile
 
 clean: ## remove what runs and tools left, the environment too
 	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,22 +1,16 @@
 """`nightjar`: every step without Airflow, for one use case and one date."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic_core import to_json
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse
+from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse, cli_watch
+from pipelines.cli_output import console, print_quality, print_report, progress_bar, progress_bars
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import CLI_RUN
@@ -35,9 +29,9 @@ for command in (
     cli_analyst.verify,
     cli_analyst.contract,
     cli_metrics.metrics,
+    cli_watch.watch,
 ):
     app.command()(command)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
 _ISO = ["%Y-%m-%d"]
 
 Day = Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business date")]
@@ -58,8 +52,8 @@ def land(first: First, last: Last) -> None:
     from pipelines.landing import land
 
     settings = load_settings()
-    with _bar("landing, days") as progress:
-        _print(land(settings, first.date(), last.date(), progress))
+    with progress_bar("landing, days") as progress:
+        print_report(land(settings, first.date(), last.date(), progress))
 
 
 @app.command()
@@ -70,7 +64,7 @@ def ingest(first: First, last: Last) -> None:
     """
     from pipelines.ingest import ingest
 
-    _print(ingest(load_settings(), first.date(), last.date(), CLI_RUN))
+    print_report(ingest(load_settings(), first.date(), last.date(), CLI_RUN))
 
 
 @app.command()
@@ -82,7 +76,7 @@ def features(day: Day, name: Name = DEFAULT) -> None:
     from pipelines.features import build_features
 
     settings, use_case = _ready(name)
-    _print(build_features(settings, use_case, day.date(), CLI_RUN))
+    print_report(build_features(settings, use_case, day.date(), CLI_RUN))
 
 
 @app.command()
@@ -100,14 +94,14 @@ def train(
     from pipelines.training import train
 
     settings, use_case = _ready(name)
-    with _bars() as progress:
+    with progress_bars() as progress:
         report = train(settings, use_case, day.date(), CLI_RUN, search_minutes=search_minutes, progress=progress)
-    _print_quality(use_case, report.quality)
+    print_quality(use_case, report.quality)
     judged = judge(settings, use_case, report.model_version, day.date(), CLI_RUN)
     if judged.is_passed and settings.promotion == "approval":
         console.print(f"version {judged.model_version} waits for somebody else: nightjar model promote")
     else:
-        _print(promote(settings, use_case, report.model_version, CLI_RUN))
+        print_report(promote(settings, use_case, report.model_version, CLI_RUN))
 
 
 @app.command()
@@ -122,11 +116,11 @@ def score(day: Day, name: Name = DEFAULT) -> None:
     from pipelines.shadow import score_challenger
 
     settings, use_case = _ready(name)
-    _print(build_features(settings, use_case, day.date(), CLI_RUN))
+    print_report(build_features(settings, use_case, day.date(), CLI_RUN))
     scored = score(settings, use_case, day.date(), CLI_RUN)
-    _print(scored)
-    _print(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
-    _print(score_challenger(settings, use_case, day.date(), CLI_RUN, scored.model_version, scored.problem))
+    print_report(scored)
+    print_report(publish(settings, use_case, day.date(), CLI_RUN, scored.model_version))
+    print_report(score_challenger(settings, use_case, day.date(), CLI_RUN, scored.model_version, scored.problem))
 
 
 @app.command()
@@ -147,7 +141,7 @@ def publish(
         raise typer.BadParameter("--force needs a --reason, and a reason is of use with it only")
     settings, use_case = _ready(name)
     decided = Force(getuser(), reason.strip()) if force else None
-    _print(publish(settings, use_case, day.date(), CLI_RUN, model or None, decided))
+    print_report(publish(settings, use_case, day.date(), CLI_RUN, model or None, decided))
 
 
 @app.command()
@@ -166,7 +160,7 @@ def monitor(day: Day, name: Name = DEFAULT) -> None:
         monitoring.compute_kpis,
         monitoring.decide_retraining,
     ):
-        _print(step(settings, use_case, day.date(), CLI_RUN))
+        print_report(step(settings, use_case, day.date(), CLI_RUN))
 
 
 @app.command()
@@ -188,13 +182,13 @@ def backtest(
 
     settings, use_case = _ready(name)
     dates = backtest.weekly(first.date(), last.date())
-    with _bars() as progress:
+    with progress_bars() as progress:
         if retrain_weeks:
             champions = backtest.served(train_date.date(), dates, retrain_weeks)
             typer.echo(backtest.as_markdown(use_case, backtest.walk_forward(settings, use_case, champions, progress)))
             return
         report = backtest.backtest(settings, use_case, train_date.date(), dates, progress)
-    _print_quality(use_case, {model: found.named(use_case.top_n) for model, found in report.quality.items()})
+    print_quality(use_case, {model: found.named(use_case.top_n) for model, found in report.quality.items()})
     gain = report.gain
     console.print(
         f"{report.rows:,} rows; NDCG over {report.best_rule}: {gain.difference:+.4f}, "
@@ -214,7 +208,7 @@ def profile(
         from pipelines.profile import profile
 
         report = profile(load_settings(), table, day.date())
-    _print(report)
+    print_report(report)
 
 
 @rebuild.command("training-set")
@@ -229,7 +223,7 @@ def rebuild_training_set(
     """
     from pipelines.lineage import rebuild_training_set
 
-    _print(rebuild_training_set(*_ready(name), model, out))
+    print_report(rebuild_training_set(*_ready(name), model, out))
 
 
 @app.command()
@@ -286,7 +280,7 @@ def erase(household: Annotated[str, typer.Option(help="Raw id, as the upstream s
     from pipelines.erasure import erase
 
     report = erase(load_settings(), household, day.date(), CLI_RUN)
-    _print(report)
+    print_report(report)
     if not report.is_complete:
         console.print("[red]unread files must be looked at by hand; they may hold the household[/]")
         sys.exit(1)
@@ -304,7 +298,7 @@ def reidentify(
     """
     from pipelines.access import reidentify
 
-    _print(reidentify(load_settings(), source, target, reason, CLI_RUN))
+    print_report(reidentify(load_settings(), source, target, reason, CLI_RUN))
 
 
 @app.command()
@@ -315,27 +309,7 @@ def janitor(day: Day) -> None:
     """
     from pipelines.retention import clean
 
-    _print(clean(load_settings(), day.date(), CLI_RUN))
-
-
-@app.command()
-def watch(
-    every: Annotated[int, typer.Option(min=0, help="Seconds between two looks, for ever; 0: look once")] = 0,
-) -> None:
-    """Look at the product from outside of Airflow: page silence and late scores, send pages that wait.
-
-    Exit code 1 if anything is wrong. Example, from cron on a second host: nightjar watch
-    """
-    from pipelines.watch import watch
-
-    settings = load_settings()
-    use_cases = list(load_use_cases(settings).values())
-    while True:
-        wrong = watch(settings, use_cases, datetime.now(UTC))
-        console.print("\n".join(wrong) or "all is well", markup=False, soft_wrap=True)
-        if not every:
-            sys.exit(bool(wrong))
-        time.sleep(every)
+    print_report(clean(load_settings(), day.date(), CLI_RUN))
 
 
 def main() -> None:
@@ -354,60 +328,6 @@ def _ready(name: str) -> tuple[Settings, UseCase]:
     use_case = get_use_case(name, settings)
     create_tables(settings, list(load_use_cases(settings).values()))
     return settings, use_case
-
-
-def _print(report: object) -> None:
-    shown = asdict(report)  # type: ignore[call-overload]  # every step's report is a dataclass
-    title = type(report).__name__.removesuffix("Report").lower()
-    console.print(f"[bold]{title}[/] " + " · ".join(f"{key} {_show(value)}" for key, value in shown.items()))
-
-
-def _show(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, tuple):
-        return f"{value[0]} … {value[-1]} ({len(value)})" if len(value) > 1 else str(*value)
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _print_quality(use_case: UseCase, quality: Mapping[str, Mapping[str, float]]) -> None:
-    names = list(next(iter(quality.values())))
-    table = Table("", *names, title=use_case.title)
-    for model, figures in quality.items():
-        table.add_row(model, *(f"{figures[name]:.4f}" if name in figures else "–" for name in names))
-    console.print(table)
-
-
-def _columns() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is told how much is done, and of how much."""
-    with _columns() as shown:
-        task = shown.add_task(title)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars by name, each shown from its first report on."""
-    with _columns() as shown:
-        tasks: dict[str, TaskID] = {}
-
-        def update(title: str, done: int, total: int) -> None:
-            if title not in tasks:
-                tasks[title] = shown.add_task(title)
-            shown.update(tasks[title], completed=done, total=total)
-
-        yield update
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from pipelines import lake, tables, warehouse
 from pipelines.access import note_access, personal_drops, write_private
+from pipelines.crash_points import crash_point
 from pipelines.drop_files import raw_rows, size_and_hash, write_like
 from pipelines.drops import MANIFEST, DeliveredFile, Drop, drop_name
 from pipelines.engine import open_engine
@@ -70,6 +71,7 @@ def erase(settings: Settings, household: str, as_of: date, run_id: str) -> Erasu
         erasure.bury()
         for remove in erasure.layers:
             erasure.keep_count(remove())
+            crash_point("erasure.after_layer")
         cost.rows = erasure.removed.total()
         return erasure.prove()
 

@@ -160,7 +160,7 @@ class FileExists(BadInput, runbook="a-setting-is-wrong"):
     """A file that would be replaced is there already."""
 
 
-class Superseded(BadInput):
+class Superseded(BadInput, runbook="a-task-was-killed"):
     """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
 
 

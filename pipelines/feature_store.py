@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import InvalidUseCase, MissingPartition
 from pipelines.features import end_of_day, feature_version
 from pipelines.settings import Settings
@@ -117,6 +118,7 @@ def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str)
             }
             if views:
                 store.materialize(start, end, feature_views=list(views), disable_event_timestamp=False)
+                crash_point("feature_store.after_materialise")
         tables = set(views.values())
         cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
     return MaterialiseReport(as_of, cost.rows)
@@ -165,6 +167,7 @@ def _alone(registry: "FeatureStore | Path") -> Iterator[None]:
             if kept.exists():
                 shutil.copyfile(kept, registry)
         yield
+        crash_point("feature_store.before_kept")
         with replacing(kept) as unfinished:
             shutil.copyfile(registry, unfinished)
 

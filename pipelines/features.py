@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipelines import lake, ledger
 from pipelines.checks import require
 from pipelines.coverage import require_unbroken
+from pipelines.crash_points import crash_point
 from pipelines.engine import Versions, open_core
 from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
@@ -53,6 +54,7 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
             content[table.name] = written.version
         version = _version_over(content.values())
         made = Made(as_of=as_of, version=version, content=content, inputs=inputs)
+        crash_point("features.before_log")
         ledger.record(settings, use_case, FEATURES, made, run_id)
     return FeatureReport(as_of, version, cost.rows)
 

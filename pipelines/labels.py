@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipelines import lake, ledger
 from pipelines.coverage import require_ingested
+from pipelines.crash_points import crash_point
 from pipelines.engine import NEWEST, Versions, open_core, open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.ledger import LABELS, Inputs, Made
@@ -47,6 +48,7 @@ def build_labels(settings: Settings, use_case: UseCase, as_of: date, run_id: str
             inputs=inputs,
             table_version=written.version,
         )
+        crash_point("labels.before_log")
         ledger.record(settings, use_case, LABELS, made, run_id)
         cost.rows = rows.num_rows
     return LabelReport(as_of, rows.num_rows, rows.column("is_positive").to_pylist().count(True))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from pipelines.contracts import TableContract
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, MissingPartition, SnapshotRefused
 from pipelines.storage import Location, sql_list, sql_text
 
@@ -75,6 +76,7 @@ def replace_where(
             storage_options=lake.storage_options,
             configuration=_CONFIGURATION,
         )
+        crash_point("lake.after_commit")
 
 
 def replace_changed(
@@ -218,6 +220,7 @@ def replace_snapshot(lake: Location, table: str, rows: pa.Table, as_of: date) ->
         file = Path(scratch) / "part-0.parquet"
         pq.write_table(rows.replace_schema_metadata({_HASH_KEY: version.encode()}), file)
         lake.upload(file, snapshot_name(table, as_of))
+        crash_point("lake.after_snapshot")
     return Written(table, version, rows.num_rows)
 
 

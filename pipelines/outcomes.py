@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipelines import lake, tables, warehouse
+from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.labels import build_labels, last_mature
@@ -44,6 +45,7 @@ def record_outcomes(settings: Settings, use_case: UseCase, as_of: date, run_id: 
             except LabelsImmature as immature:
                 left.append(f"{score_date}: {immature.what}: {immature.found}")
                 continue
+            crash_point("outcomes.after_labels")
             rows = _write_outcomes(settings, use_case, score_date)
             done.append(score_date)
             cost.rows += len(rows)

@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from pipelines import lake, warehouse
 from pipelines.contracts import DROPS
 from pipelines.coverage import require_ingested
+from pipelines.crash_points import crash_point
 from pipelines.drops import MANIFEST
 from pipelines.errors import InvalidSetting
 from pipelines.settings import PREFIX, Settings
 from pipelines.steps import measured
+from pipelines.tables import PUBLISH_FENCES
 from pipelines.use_cases import load_use_cases
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -59,6 +61,7 @@ def clean(settings: Settings, as_of: date, run_id: str) -> JanitorReport:
         days = getattr(settings, f"keep_{name}_days", None)
         with measured(settings, f"janitor_{name}", str(as_of), run_id) as cost:
             cost.rows = removed[name] = 0 if days == 0 else remove(settings, as_of - timedelta(days=days or 0))
+            crash_point("retention.after_layer")
     return JanitorReport(as_of, removed)
 
 
@@ -146,7 +149,21 @@ def _leftovers(settings: Settings, _: date) -> int:
     places_ = [settings.home / name for name in ("data_docs", "profiles", "model_cards", "receipts")]
     places_ += [place.folder for place in places]
     found |= {file for file in _files(*places_) if _UNFINISHED.fullmatch(file.name)}
-    return removed + _unlink(file for file in found if file.lstat().st_mtime <= newest)
+    return removed + _staged(settings) + _unlink(file for file in found if file.lstat().st_mtime <= newest)
+
+
+def _staged(settings: Settings) -> int:
+    """Scores that wait for the audit of an attempt that has long ended, by the warehouse's clock."""
+    removed, fences = 0, PUBLISH_FENCES.c
+    with warehouse.open_warehouse(settings) as connection:
+        now = connection.execute(sa.select(sa.func.now(type_=fences.recorded_at.type))).scalar_one()
+        at_work = sa.select(fences.score_date).where(
+            fences.recorded_at > now - timedelta(hours=settings.leftover_hours)
+        )
+        for table in warehouse.tables_with(connection, sa.Column("score_date", sa.Date)):
+            if table.name.startswith("staging__"):
+                removed += connection.execute(sa.delete(table).where(table.c.score_date.not_in(at_work))).rowcount
+    return removed
 
 
 def _is_before(name: str, first_kept: date) -> bool:

@@ -29,7 +29,7 @@ GRANTS = {
     "ops__access_log": "erase:SI",
     "ops__snapshot_log": "train:SI score:SI monitor:SI erase:SI analyst:S",
     "ops__publish_log": "train:S score:SI monitor:S erase:SI analyst:S",
-    "ops__publish_fences": "score:SIU",
+    "ops__publish_fences": "score:SIU erase:S",
     "ops__promotion_log": "train:SI score:S monitor:S analyst:S",
     "ops__incidents": "score:SIU monitor:S analyst:S",
     "ops__retrain_decisions": "train:S monitor:SID analyst:S",

@@ -51,9 +51,11 @@ class EndedRun:
 
 
 def cause_of(error: object, task: str, log_url: str, at: datetime) -> Cause:
-    """What ended a task, in one line; text of errors that are not ours may hold anything, so it stays in the log."""
+    """What ended a task, in one line, without what stood in the rows: that stays in the log, as do others' errors."""
     if isinstance(error, NightjarError):
-        facts = [error.what, str(error.where), *([f"found {error.found}"] if error.found is not None else [])]
+        told = "expected" if isinstance(error, ChecksFailed) else "found"  # failed checks quote rows
+        fact = getattr(error, told)
+        facts = [error.what, str(error.where), *([f"{told} {fact}"] if fact is not None else [])]
         text, remedy, runbook = f"{type(error).__name__}: {'; '.join(facts)}", error.remedy, error.runbook
     else:
         text, remedy, runbook = f"{type(error).__name__}: see the log", "", NightjarError.runbook

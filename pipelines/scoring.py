@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines import lake, registry
 from pipelines.champion import BASELINE, CACHED, CHAMPION, Chosen, choose_model
+from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
 from pipelines.errors import ArtifactRefused, BadInput, EngineFailure, NightjarError, NoChampion, SnapshotRefused
 from pipelines.fallback import as_probability, popular_items
@@ -83,6 +84,7 @@ def score(
             predicate=lake.scored_by(as_of, chosen.version),
             partition_by=["as_of", "model_version"],
         )
+        crash_point("score.after_rows")
         if model_version is None:
             problem = _note(settings, use_case, as_of, chosen, run_id, problem)
         cost.rows, cost.model_version = stamped.num_rows, chosen.version

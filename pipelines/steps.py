@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, NightjarError
 from pipelines.settings import Settings
 
@@ -74,6 +75,7 @@ def euros(settings: Settings, wall_s: float, cpu_s: float, peak_memory_mib: floa
 def _write_down(settings: Settings, row: dict[str, object]) -> None:
     from pipelines import tables, warehouse
 
+    crash_point("steps.before_cost")
     error = sys.exception()
     if isinstance(error, EngineFailure):
         return  # the warehouse may be what failed: the log has to do

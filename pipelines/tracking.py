@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines import registry
 from pipelines.bundle import FOLDER, feature_definition, write_bundle
+from pipelines.crash_points import crash_point
 from pipelines.cross_validation import Validation, models_of
 from pipelines.drift import Reference, build_reference
 from pipelines.lineage import Lineage, TrainedOn
@@ -115,6 +116,7 @@ def register(settings: Settings, use_case: UseCase, folder: Path) -> tuple[str, 
                 mlflow.log_metrics(figures, step=step)
             mlflow.log_metrics(run["metrics"])
             mlflow.log_artifacts(str(folder))
+            crash_point("training.after_artifacts")
         if not client.search_registered_models(f"name = '{use_case.name}'"):
             client.create_registered_model(use_case.name, description=use_case.question)
         made = client.create_model_version(
@@ -123,9 +125,11 @@ def register(settings: Settings, use_case: UseCase, folder: Path) -> tuple[str, 
             run_id=started.info.run_id,
             tags={registry.BUNDLE_TAG: run["bundle_sha256"], "kind": run["report"]["model"]},
         )
+    crash_point("training.after_version")
     version = registry.get_version(settings, use_case, str(made.version))
     registry.load(settings, use_case, version)
     registry.set_alias(settings, use_case, registry.CHALLENGER, version.version)
+    crash_point("training.after_alias")
     shutil.rmtree(folder)
     return version.version, run["report"]
 

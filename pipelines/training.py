@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from pipelines import feature_store, lake
+from pipelines.crash_points import crash_point
 from pipelines.cross_validation import cross_validate, fit_components
 from pipelines.lineage import Lineage, TrainedOn, code_version, current_snapshot, training_rows
 from pipelines.model import Model
@@ -58,7 +59,9 @@ def train(
             started = time.process_time()
             trained = fit(settings, use_case, as_of, trained_on, search_minutes=search_minutes, progress=progress)
             write_run(settings, trained, time.process_time() - started, folder)
+        crash_point("training.after_fit")
         version, report = register(settings, use_case, folder)
+        crash_point("training.before_service")
         feature_store.freeze_service(store, use_case, version)
         cost.rows, cost.model_version = int(report["rows"]), version
     return TrainReport(as_of=as_of, model_version=version, **report)

@@ -14,6 +14,7 @@ from pyarrow import csv
 from sqlalchemy import Column, Table
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
@@ -39,6 +40,8 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     try:
         with _connect(engine, settings.warehouse_patience_s) as connection, connection.begin():
             yield connection
+            crash_point("warehouse.before_commit")
+        crash_point("warehouse.after_commit")
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
         raise (WarehouseDown if _is_down(refused, engine) else EngineFailure)(

@@ -7,7 +7,7 @@ from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRu
 from airflow.sdk.exceptions import AirflowSkipException
 from pydantic_core import to_jsonable_python
 
-from nightjar_notifiers import NoteCause, PageFailure, ResolvePage
+from nightjar_notifiers import note_cause, page_failure, resolve_page
 from pipelines.errors import BadInput, EngineFailure, InvalidRunParameter
 from pipelines.settings import Settings, load_settings
 from pipelines.use_case import UseCase
@@ -59,10 +59,10 @@ def dag_arguments(page: str | None, owner: str, *tags: str, patience: timedelta 
             "max_retry_delay": timedelta(minutes=10),
             "retry_policy": RETRIES,
             "execution_timeout": timedelta(hours=1),
-            "on_failure_callback": NoteCause(),
+            "on_failure_callback": note_cause,
         },
-        "on_failure_callback": PageFailure(),
-        "on_success_callback": ResolvePage(),
+        "on_failure_callback": page_failure,
+        "on_success_callback": resolve_page,
     }
 
 

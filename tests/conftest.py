@@ -30,6 +30,7 @@ from pipelines.ingest import ingest
 from pipelines.landing import FIRST_DATE, LAST_DATE, land
 from pipelines.settings import Settings
 
+pytest_plugins = ["reliability"]
 os.environ.setdefault("NIGHTJAR_DEMO", "true")  # the pseudonym key that everybody knows
 
 

@@ -216,10 +216,10 @@ def test_a_dag_file_is_wiring_of_at_most_80_lines_of_code(file):
 
 def test_people_hear_of_every_run_by_its_end_and_of_no_attempt(bag):
     for dag in bag.dags.values():
-        told = [type(each).__name__ for each in (dag.on_failure_callback, dag.on_success_callback)]
-        assert told == ["PageFailure", "ResolvePage"]
+        told = [each.__name__ for each in (dag.on_failure_callback, dag.on_success_callback)]
+        assert told == ["page_failure", "resolve_page"]
         for task in dag.tasks:
-            assert [type(each).__name__ for each in task.on_failure_callback] == ["NoteCause"], task.task_id
+            assert [each.__name__ for each in task.on_failure_callback] == ["note_cause"], task.task_id
             assert not task.on_retry_callback
 
 

@@ -6,17 +6,16 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from corner_shop import LISTS, SHOP, day, keep_scores, open_shop, rows_of
-from deliveries import in_process
+from deliveries import in_process, paused
 
 from pipelines import tables, warehouse
 from pipelines.errors import Superseded
 from pipelines.publishing import publish
+from pipelines.retention import clean
 
 SCORES, STAGING, LOG = tables.scores_table(SHOP), tables.staging_table(SHOP), tables.PUBLISH_LOG
 BEFORE_COMMIT = ("after_fence", "after_staging", "after_audit", "after_delete", "after_insert", "before_commit")
@@ -78,6 +77,16 @@ def test_a_kill_before_the_commit_leaves_the_old_rows_and_the_retry_publishes_on
     assert rows_of(shop, STAGING) == []
 
 
+def test_the_janitor_clears_away_what_a_killed_attempt_staged_once_it_is_long_over(shop):
+    in_process(publish_at, shop, "2", "tonight", NIGHTJAR_CRASH_AT="publish.after_staging")
+    assert len(rows_of(shop, STAGING)) == 3
+
+    clean(shop, day(0), "janitor")
+    assert len(rows_of(shop, STAGING)) == 3  # the attempt is some seconds old
+    clean(shop.model_copy(update={"leftover_hours": 0}), day(0), "janitor")
+    assert rows_of(shop, STAGING) == []
+
+
 @pytest.mark.fault("F3")
 def test_a_kill_after_the_commit_is_told_from_one_before_it_and_the_retry_does_nothing(shop):
     code, _ = in_process(publish_at, shop, "2", "tonight", NIGHTJAR_CRASH_AT="publish.after_commit")
@@ -129,34 +138,6 @@ def test_a_worker_that_wakes_up_after_its_replacement_finished_changes_nothing(s
     assert sorted(after) == published(NEW, "2", "replacement")
     assert [run for _, _, run in log_of(shop)] == ["yesterday", "replacement"]
     assert rows_of(shop, STAGING) == []
-
-
-@contextmanager
-def paused(function, *arguments, at):
-    """The process of a call that stands still at a crash point."""
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=call_until, args=(at, function, arguments))
-    process.start()
-    try:
-        deadline = time.monotonic() + 60
-        while state_of(process.pid) != "T":
-            assert time.monotonic() < deadline
-            assert process.is_alive(), "it ended before it came to the point"
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.kill()
-        process.join(10)
-
-
-def call_until(at, function, arguments):
-    os.environ.update({"NIGHTJAR_CRASH_AT": f"{at}:stop"})
-    function(*arguments)
-
-
-def state_of(pid):
-    """The process's state as Linux tells it; T: stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 @pytest.mark.fault("F2")

@@ -78,7 +78,9 @@ def test_every_anchor_in_the_code_is_a_section():
     assert set(re.findall(r'runbook(?:: ClassVar\[str\])? ?= ?"([a-z-]+)"', code)) <= SECTIONS.keys()
 
 
-@pytest.mark.parametrize("file", [*sorted((PROJECT / "observability").rglob("*.y*ml")), PROJECT / "docs/running.md"])
+@pytest.mark.parametrize(
+    "file", [*sorted((PROJECT / "observability").rglob("alerts.yml")), PROJECT / "docs/running.md"]
+)
 def test_every_link_to_the_runbook_leads_to_a_section(file):
     links = re.findall(r"(?:running\.md|\()#([a-z0-9-]+)", file.read_text())
     assert links

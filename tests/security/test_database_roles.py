@@ -44,7 +44,7 @@ MAY = {
     "ops__access_log":        ("–",  "–",  "–",   "–",   "SI",  "–"),
     "ops__snapshot_log":      ("–",  "SI", "SI",  "SI",  "SI",  "S"),
     "ops__publish_log":       ("–",  "S",  "SI",  "S",   "SI",  "S"),
-    "ops__publish_fences":    ("–",  "–",  "SIU", "–",   "–",   "–"),
+    "ops__publish_fences":    ("–",  "–",  "SIU", "–",   "S",   "–"),
     "ops__promotion_log":     ("–",  "SI", "S",   "S",   "–",   "S"),
     "ops__incidents":         ("–",  "–",  "SIU", "S",   "–",   "S"),
     "ops__retrain_decisions": ("–",  "S",  "–",   "SID", "–",   "S"),

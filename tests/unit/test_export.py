@@ -34,7 +34,7 @@ HARMLESS = ["MILK", "TEA & CO.", 'SO-CALLED "BREAD"', "A=B", "CRÈME, 5-PACK", "
 
 
 @pytest.fixture
-def use_case(settings):
+def use_case(settings, database):
     found = load_use_cases(settings)["category_propensity"]
     warehouse.create_tables(settings, [found])
     return found

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import resource
 import shutil
+import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ PRODUCTS = [
     {"product_id": FUEL, "product_category": "FUEL", "product_type": "GAS", "department": "FUEL"},
 ]
 PARTS = ("rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
+PRELOADED = ["expectations.transactions", "pipelines.quarantine", "pipelines.validation", "mlflow", "nights"]
 Line = dict[str, Any]
 
 
@@ -241,7 +244,7 @@ def in_process(function: Callable[..., None], *arguments: Any, **variables: str)
     The processes are forked from one that has imported Great Expectations, which takes seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["expectations.transactions", "pipelines.quarantine", "pipelines.validation"])
+    context.set_forkserver_preload(PRELOADED)
     mine, its = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(its, function, arguments, variables))
     process.start()
@@ -263,6 +266,35 @@ def _call(pipe: Any, function: Callable[..., None], arguments: Any, variables: M
         pipe.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         raise SystemExit(1) from None
     pipe.send("")
+
+
+@contextmanager
+def paused(function: Callable[..., None], *arguments: Any, at: str) -> Iterator[Any]:
+    """The process of a call that stands still at a crash point."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=call_until, args=(at, function, arguments))
+    process.start()
+    try:
+        deadline = time.monotonic() + 60
+        while state_of(process.pid) != "T":
+            assert time.monotonic() < deadline
+            assert process.is_alive(), "it ended before it came to the point"
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.join(10)
+
+
+def call_until(at: str, function: Callable[..., None], arguments: Any) -> None:
+    os.environ.update({"NIGHTJAR_DEMO": "true", "NIGHTJAR_CRASH_AT": f"{at}:stop"})
+    function(*arguments)
+
+
+def state_of(pid: int) -> str:
+    """The process's state as Linux tells it; T: stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 def ingest_at(home: Path, first: date, last: date, run_id: str = "child") -> None:
