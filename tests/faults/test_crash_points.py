@@ -100,9 +100,8 @@ def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_fa
     shop, verdicts, tmp_path, point
 ):
     settings, expected = shop
-    number = 0
+    number, stride = 1, 4 if point.startswith("warehouse.") else 1  # most of those transactions only read
     while True:
-        number += 1
         home = copy_of(settings, tmp_path / str(number))
 
         code, said = in_process(night_at, home, verdicts, NIGHTJAR_CRASH_AT=f"{point}#{number}")
@@ -113,6 +112,7 @@ def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_fa
         run_night(home, NIGHT, "again")
         require_as_if_nothing_was(home, expected)
         shutil.rmtree(home.home)
+        number += stride
     assert number > 1, "the night does not come to that point"
 
 
