@@ -101,7 +101,7 @@ def state_of(settings):
         rows = {
             name: connection.scalar(sa.select(sa.func.count()).select_from(table))
             for name, table in tables.METADATA.tables.items()
-            if name != "ops__check_log"  # says why a day was refused
+            if name not in ("ops__check_log", "ops__run_costs")  # say why a day was refused, and what that cost
         }
     files = {name: tuple(lake.files_of(settings.lake, name)) for name in names}
     return rows, {name: lake.version_of(settings.lake, name) for name in names}, files
