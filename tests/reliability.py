@@ -111,6 +111,12 @@ def reliability(record_property: Callable[[str, object], None]) -> Callable[[str
     return record_property
 
 
+@pytest.fixture(scope="session")
+def is_thorough(pytestconfig: pytest.Config) -> bool:
+    """Whether every schedule and every pass of a crash point is tried, for the page; else a share of them."""
+    return bool(pytestconfig.getoption("--reliability"))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(_RUN, None)
     if run is not None:

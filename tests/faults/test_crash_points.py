@@ -97,10 +97,11 @@ def require_as_if_nothing_was(settings, expected):
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize("point", POINTS)
 def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_faults_leaves(
-    shop, verdicts, tmp_path, point
+    shop, verdicts, tmp_path, point, is_thorough
 ):
     settings, expected = shop
     number, stride = 1, 4 if point.startswith("warehouse.") else 1  # most of those transactions only read
+    stride *= 1 if is_thorough else 5
     while True:
         home = copy_of(settings, tmp_path / str(number))
 
@@ -116,7 +117,9 @@ def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_fa
     assert number > 1, "the night does not come to that point"
 
 
-def test_a_recovery_costs_no_more_than_a_fifth_above_a_night_without_a_crash(shop, verdicts, tmp_path, reliability):
+def test_a_recovery_costs_no_more_than_a_fifth_above_a_night_without_a_crash(
+    shop, verdicts, tmp_path, reliability, is_thorough
+):
     settings, _ = shop
     usual = sorted(seconds_of(copy_of(settings, tmp_path / f"clean {number}")) for number in range(5))[2]
     ratios = {}
@@ -128,7 +131,7 @@ def test_a_recovery_costs_no_more_than_a_fifth_above_a_night_without_a_crash(sho
     middle = sorted(ratios.values())[len(ratios) // 2]
     told = f"{middle:.2f} × in the middle, {ratios[worst]:.2f} × at worst ({worst}), of {len(ratios)} crashes"
     reliability("Processor time of a recovery run, against a night without a crash", told)
-    assert ratios[worst] <= 1.2
+    assert ratios[worst] <= (1.2 if is_thorough else 1.5)  # other tests on the same cores cost caches
 
 
 def seconds_of(settings):
