@@ -26,7 +26,7 @@ from pipelines.errors import BadInput, EngineFailure
 from pipelines.feature_store import forget_online
 from pipelines.ingest_log import append_log, current_log, entry
 from pipelines.pseudonyms import key_id, pseudonym, require_same_key
-from pipelines.publishing import record_erasure
+from pipelines.publishing import is_as_published, record_erasure
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list
@@ -154,13 +154,14 @@ class _Erasure:
         return removed
 
     def _published_dates(self, connection: sa.Connection) -> list[tuple[UseCase, date]]:
-        """The publications that hold rows of the household."""
+        """The publications that hold rows of the household, but for those that somebody has edited: they stay so."""
         found, known = [], set(sa.inspect(connection).get_table_names())
         for use_case in load_use_cases(self.settings).values():
             if use_case.entity == COLUMN and use_case.scores_table in known:
                 days = tables.scores_table(use_case).c
                 query = sa.select(days.score_date).where(days[COLUMN] == self.household_id).distinct()
-                found += [(use_case, day) for day in connection.scalars(query)]
+                dates = list(connection.scalars(query))
+                found += [(use_case, day) for day in dates if is_as_published(connection, use_case, day)]
         return found
 
     def prove(self) -> ErasureReport:

@@ -114,7 +114,8 @@ def verify(settings: Settings, use_case: UseCase, score_date: date) -> VerifyRep
             where=f"{scores.name}, score_date={score_date}",
             expected=f"{told['rows']} rows of run {run_id}: {told['content_hash']}",
             found=f"{rows.num_rows} rows of run {', '.join(sorted(runs))}: {found}",
-            remedy=f"find out who; then nightjar score --use-case {use_case.name} --date {score_date}",
+            remedy="find out who; then put the stored scores back: "
+            f"nightjar publish --use-case {use_case.name} --date {score_date} --force --reason …",
         )
     return VerifyReport(score_date, rows.num_rows, found, run_id, told["model_version"])
 

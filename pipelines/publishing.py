@@ -133,6 +133,13 @@ def rows_in(connection: sa.Connection, use_case: UseCase, table: sa.Table, **sli
     )
 
 
+def is_as_published(connection: sa.Connection, use_case: UseCase, as_of: date) -> bool:
+    """Whether a date holds what the log says was published."""
+    newest = _newest(connection, use_case, as_of)
+    rows = rows_in(connection, use_case, tables.scores_table(use_case), score_date=as_of)
+    return newest is not None and newest["content_hash"] == lake.content_hash(rows)
+
+
 def record_erasure(connection: sa.Connection, use_case: UseCase, as_of: date, run_id: str) -> None:
     """Tell the log what a date holds after somebody's rows were taken out of it, so that it can still be verified."""
     newest = _newest(connection, use_case, as_of)

@@ -7,7 +7,7 @@ from corner_shop import LISTS, SHOP, day, keep_scores, open_shop, rows_of
 
 from pipelines import tables, warehouse
 from pipelines.errors import AuditRefused, MissingPartition
-from pipelines.publishing import publish
+from pipelines.publishing import is_as_published, publish, record_erasure
 from pipelines.scoring import rank_candidates
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -73,6 +73,23 @@ def test_a_faulty_set_is_refused_and_readers_keep_the_last_one(shop, fault, name
         publish(shop, SHOP, day(0), "run-2", "2")
     assert named in str(refused.value)
     assert rows_of(shop, SCORES) == before
+
+
+def test_what_an_erasure_takes_out_is_told_to_the_log_and_an_edit_is_not(shop):
+    keep_scores(shop, LISTS)
+    publish(shop, SHOP, day(0), "run-1", "1")
+    with warehouse.open_warehouse(shop) as connection:
+        assert is_as_published(connection, SHOP, day(0))
+        connection.execute(sa.delete(SCORES).where(SCORES.c.household_id == 2))
+        assert not is_as_published(connection, SHOP, day(0))
+        record_erasure(connection, SHOP, day(0), "erasure")
+        assert is_as_published(connection, SHOP, day(0))
+        connection.execute(sa.update(SCORES).values(score=0.95).where(SCORES.c.rank == 1))
+        assert not is_as_published(connection, SHOP, day(0))
+    assert [(row["status"], row["rows"]) for row in rows_of(shop, tables.PUBLISH_LOG)] == [
+        ("published", 3),
+        ("erased", 2),
+    ]
 
 
 def test_publishing_what_was_never_scored_is_an_error_with_the_remedy(shop):
