@@ -10,6 +10,7 @@ from pipelines.landing import land
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 DAGS = (
     "bootstrap",
+    "deadline",
     "ingest",
     "janitor",
     *(f"{kind}__category_propensity" for kind in ("monitor", "rollback", "score", "train")),
@@ -17,9 +18,9 @@ DAGS = (
 NIGHTS = {date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 20)}
 
 
-def test_seven_dags_and_no_import_error(page, airflow, picture):
+def test_eight_dags_and_no_import_error(page, airflow, picture):
     page.goto(f"{airflow.server.url}/dags")
-    expect(page.get_by_text("7 Dags", exact=True)).to_be_visible()
+    expect(page.get_by_text("8 Dags", exact=True)).to_be_visible()
     for dag_id in DAGS:
         expect(page.get_by_role("link", name=dag_id, exact=True)).to_be_visible()
     assert airflow.get("/api/v2/importErrors")["total_entries"] == 0
