@@ -5,6 +5,7 @@ import io
 import os
 import secrets
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -77,10 +78,20 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     kind: str = request.param
     is_switched = kind == "postgresql" and request.config.getoption("--warehouse") == "sqlite"
     if is_switched:
-        forkserver._forkserver._stop()  # it knows the environment that there was when it started
+        end_forkserver()
         put_warehouses_on(monkeypatch, request.getfixturevalue("postgres").url())
     yield kind
     if is_switched:
+        end_forkserver()
+
+
+def end_forkserver() -> None:
+    """End the process that new ones are forked from: it knows the environment that there was when it started.
+
+    It would end by itself once nobody holds its pipe, but whatever was forked from this process meanwhile does.
+    """
+    if forkserver._forkserver._forkserver_pid is not None:
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         forkserver._forkserver._stop()
 
 
