@@ -1,8 +1,11 @@
 """Brings in the whole history in one go and makes the first champion; the nightly DAGs take over from there.
 
 **What** Lands and ingests every business date from the first to the training date. Then, for each use case:
-trains on that history, promotes the first champion, and publishes the scores of the training date. Last,
-ingests the dates from there to the last one.
+trains on that history, judges the model, promotes it, writes its card (without the ablation, which takes long), and
+publishes the scores of the training date. Last, ingests the dates from there to the last one.
+
+A model that the gate refuses is not promoted: the simple rule scores the date, and every night until a model passes.
+With `NIGHTJAR_PROMOTION=approval` the run waits at `ask_approval` for a person.
 
 **When, and why then** By hand, once, before the nightly schedule is switched on; again after the lake was
 lost. It emits no asset events: only the nightly chain scores the dates that it ingests.

@@ -34,6 +34,8 @@ Day = Annotated[datetime, typer.Option("--date", formats=_ISO, help="Business da
 First = Annotated[datetime, typer.Option("--from", formats=_ISO, help="First business date")]
 Last = Annotated[datetime, typer.Option("--to", formats=_ISO, help="Last business date")]
 Name = Annotated[str, typer.Option("--use-case", help="Which prediction task")]
+Entity = Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")]
+Item = Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")]
 DEFAULT = "category_propensity"
 
 
@@ -202,8 +204,8 @@ def rebuild_training_set(
 @app.command()
 def lineage(
     day: Day,
-    entity: Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")],
-    item: Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")],
+    entity: Entity,
+    item: Item,
     name: Name = DEFAULT,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every file")] = False,
@@ -224,8 +226,8 @@ def lineage(
 @app.command()
 def explain(
     day: Day,
-    entity: Annotated[int, typer.Option("--entity", "--household", help="Who, as in the scores table")],
-    item: Annotated[str, typer.Option("--item", "--category", help="What, as in the scores table")],
+    entity: Entity,
+    item: Item,
     name: Name = DEFAULT,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,

@@ -30,11 +30,13 @@ class Evidence:
 
     `scored` holds what `metrics` measures, by the name of who scored: challenger, champion if it could be compared,
     each simple rule. `probabilities` are those of the models, for candidates only, like `positive` and `slices`.
+    `learnt_until` is the newest date of a label that any of the models has seen.
     `figures` are those of the training runs, by name of the model. `problem` says why the champion is not compared;
     `can_champion_score` is false where it cannot even be read, or was made for other features.
     """
 
     dates: tuple[date, ...]
+    learnt_until: date
     best_rule: str
     champion_version: str | None
     problem: str
@@ -72,6 +74,7 @@ def gather(settings: Settings, use_case: UseCase, challenger: ModelVersion, as_o
             models[CHAMPION] = _Judged(current, *registry.load(settings, use_case, current))
         except ArtifactRefused as error:
             problem, can_score = f"{error.what}: expected {error.expected}, found {error.found}", False
+    learnt_until = max(one.facts.last_label_date for one in models.values())
     dates = holdout_dates(use_case, as_of, [one.facts for one in models.values()])
     if not dates and CHAMPION in models:
         problem = f"it has learnt from labels up to {models.pop(CHAMPION).facts.last_label_date}"
@@ -88,6 +91,7 @@ def gather(settings: Settings, use_case: UseCase, challenger: ModelVersion, as_o
         probabilities[name], cost[name] = _together(parts), time.process_time() - started
     return Evidence(
         dates=tuple(dates),
+        learnt_until=learnt_until,
         best_rule=json.loads(registry.read_file(settings, use_case, challenger, registry.VALIDATION_FILE))["best_rule"],
         champion_version=current.version if current and current.version != challenger.version else None,
         problem=problem,

@@ -56,7 +56,8 @@ def judge(settings: Settings, use_case: UseCase, model_version: str, as_of: date
         version = registry.get_version(settings, use_case, model_version)
         evidence = gather(settings, use_case, version, as_of, run_id)
         cost.rows = len(evidence.positive)
-        in_shadow = realised(settings, use_case, model_version, evidence.champion_version, as_of)
+        versions = (model_version, evidence.champion_version)
+        in_shadow = realised(settings, use_case, versions, evidence.learnt_until, as_of)
         report = _report(use_case, evidence, in_shadow, model_version, as_of)
         text = json.dumps(to_jsonable_python(report), indent=1)
         with registry.reaching(settings):

@@ -14,6 +14,8 @@ from pipelines.scoring import score, scored_versions
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
+_NIGHTS = 14  # two weeks tell as much as the gate's own rows; each costs a pass over all candidates
+
 
 @dataclass(frozen=True)
 class ShadowReport:
@@ -46,18 +48,22 @@ def score_challenger(
 
 
 def realised(
-    settings: Settings, use_case: UseCase, ours: str, theirs: str | None, known_until: date
+    settings: Settings, use_case: UseCase, versions: tuple[str, str | None], learnt_until: date, known_until: date
 ) -> Interval | None:
-    """Paired gain in NDCG over all matured dates that both versions have scored in the lake; none: there is none.
+    """Paired gain in NDCG of the first version over the second, on the newest 14 nights that can tell; none: no night.
 
-    A date counts once its labels are written and if both have scored all of its candidates.
+    A night can tell if its labels are written, neither has learnt from any of them (it may have been scored in
+    hindsight), and both have scored all of its candidates.
     """
+    ours, theirs = versions
     if theirs is None:
         return None
     stored, newest = scored_versions(settings, use_case), last_mature(use_case, known_until)
-    pairs = []
-    for day in lake.dates_of(settings.lake, use_case.labels_table, "as_of"):
-        if day <= newest and {(day, ours), (day, theirs)} <= stored:
+    pairs: list[list[pa.Table]] = []
+    for day in reversed(lake.dates_of(settings.lake, use_case.labels_table, "as_of")):
+        if len(pairs) == _NIGHTS:
+            break
+        if learnt_until <= day <= newest and {(day, ours), (day, theirs)} <= stored:
             try:
                 pairs.append([scored_by_all(settings, use_case, day, name)[name] for name in (ours, theirs)])
             except MissingPartition:

@@ -22,7 +22,7 @@ from pipelines.scoring import candidate_features, score
 from pipelines.shadow import realised, score_challenger
 
 pytestmark = pytest.mark.slow
-NIGHT, MATURED = date(2017, 11, 19), date(2017, 11, 26)
+LEARNT, NIGHT, MATURED = date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 26)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_row_whose_features_were_built_anew_is_not_explained_by_others(toy_hom
 
 
 def test_the_shadow_is_judged_beside_the_champion_without_touching_its_alerts(scored):
-    assert realised(scored, USE_CASE, "2", "1", MATURED) is None  # no labels yet
+    assert realised(scored, USE_CASE, ("2", "1"), LEARNT, MATURED) is None  # no labels yet
     monitoring.record_outcomes(scored, USE_CASE, MATURED, "test")
     report = monitoring.measure_quality(scored, USE_CASE, MATURED, "test")
     with warehouse.open_warehouse(scored) as connection:
@@ -132,10 +132,11 @@ def test_the_shadow_is_judged_beside_the_champion_without_touching_its_alerts(sc
     assert set(of["2"]) == set(of["1"])
     assert {(row["status"], row["threshold"]) for row in of["2"].values()} == {("info", None)}
     rows = {name: scored_by_all(scored, USE_CASE, NIGHT, name)[name] for name in ("1", "2")}
-    assert realised(scored, USE_CASE, "2", "1", MATURED) == paired_interval(USE_CASE, rows["2"], rows["1"])
-    assert realised(scored, USE_CASE, "2", "1", MATURED - timedelta(days=1)) is None
-    assert realised(scored, USE_CASE, "2", None, MATURED) is None
-    assert realised(scored, USE_CASE, "3", "1", MATURED) is None
+    assert realised(scored, USE_CASE, ("2", "1"), LEARNT, MATURED) == paired_interval(USE_CASE, rows["2"], rows["1"])
+    assert realised(scored, USE_CASE, ("2", "1"), LEARNT, MATURED - timedelta(days=1)) is None
+    assert realised(scored, USE_CASE, ("2", "1"), NIGHT + timedelta(days=1), MATURED) is None  # learnt from it
+    assert realised(scored, USE_CASE, ("2", None), LEARNT, MATURED) is None
+    assert realised(scored, USE_CASE, ("3", "1"), LEARNT, MATURED) is None
 
 
 def test_no_shadow_where_the_champion_did_not_score_or_nobody_challenges(toy_home):

@@ -59,6 +59,7 @@ def evidence_of(challenger=CHANCE, champion=CHANCE, **changes):
     }
     told = Evidence(
         dates=(DAY,),
+        learnt_until=DAY,
         best_rule="frequency",
         champion_version="3",
         problem="",
