@@ -63,7 +63,7 @@ class Person(Airflow):
         deadline = time.monotonic() + patience_s
         while self.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}")["state"] not in ("success", "failed"):
             assert time.monotonic() < deadline, f"the run is not over after {patience_s} s"
-            time.sleep(0.5)
+            time.sleep(0.5)  # between two looks; the deadline above ends it
 
     def wait_for(self, run_id, meanwhile=lambda: None, patience_s=300, **wanted):
         """Return once the tasks are in these states."""
