@@ -30,6 +30,7 @@ ELSEWHERE = {
     "feature_store": "test_model_crashes.py",
     "retention": "test_removal_crashes.py",
     "erasure": "test_removal_crashes.py",
+    "paging": "test_paging_faults.py",
 }
 
 

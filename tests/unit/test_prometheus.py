@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 from corner_shop import SHOP
-from nights import fill
+from two_nights import fill
 
 from local_stack.servers import LOOPBACK, free_port, start_server, stop_server
 from pipelines.settings import PROJECT

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 from corner_shop import SHOP
-from nights import NEXT_DAY, fill, note_publication
 from prometheus_client.parser import text_string_to_metric_families
+from two_nights import NEXT_DAY, fill, note_publication
 
 from pipelines import tables, warehouse
 from pipelines.settings import PROJECT
