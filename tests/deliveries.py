@@ -36,7 +36,9 @@ PRODUCTS = [
     {"product_id": FUEL, "product_category": "FUEL", "product_type": "GAS", "department": "FUEL"},
 ]
 PARTS = ("rows_kept", "rows_quarantined", "rows_duplicate", "rows_erased", "rows_late", "rows_dropped")
-PRELOADED = ["expectations.transactions", "pipelines.quarantine", "pipelines.validation", "mlflow", "nights"]
+PRELOADED = ["expectations.transactions", "pipelines.quarantine", "pipelines.validation", "pipelines.logs",
+             "pipelines.schema", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracing.processor", "alembic.config",
+             "alembic.command", "pyarrow.dataset", "nights"]  # fmt: skip
 Line = dict[str, Any]
 
 

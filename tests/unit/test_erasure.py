@@ -107,7 +107,17 @@ def home(settings, deliver):
     who = pseudonym(settings.key, GONE)
     shop.publish(settings, number, {who: ["MILK"], pseudonym(settings.key, STAYS): ["MILK"]})
     shop.put_scores(settings, number, [(who, "MILK", 0.9, "champion"), (5 * 10**9, "MILK", 0.8, "champion")])
+    stage(settings)
     return settings
+
+
+def stage(settings):
+    """What readers see stands in the staging table as well, as if the run that put it there had been killed."""
+    scores, staging = tables.scores_table(shop.SHOP), tables.staging_table(shop.SHOP)
+    names = [column.name for column in scores.columns]
+    rows = sa.select(sa.literal(1), *(scores.c[name] for name in names))
+    with warehouse.open_warehouse(settings) as connection:
+        connection.execute(sa.insert(staging).from_select(["fence", *names], rows))
 
 
 def traces(settings):
@@ -189,6 +199,7 @@ def test_after_an_erasure_no_layer_knows_the_household_and_nobody_else_is_missin
         "lake/scores__corner_shop": 1,
         "online store": 0,
         "warehouse/scores__corner_shop": 1,
+        "warehouse/staging__corner_shop": 1,
         "warehouse/outcomes__corner_shop": 0,
     }
     assert set(report.removed) == set(report.left)
