@@ -217,7 +217,7 @@ def _carry_over(file: Path, url: str) -> None:
     with there.connect() as source, warehouse.open_warehouse(settings) as target:
         for table in [*carried, *map(tables.outcomes_table, use_cases)]:
             if table.name in known and (rows := source.execute(table.select()).mappings().all()):
-                target.execute(sa.insert(table), [dict(row) for row in rows])
+                warehouse.append_rows(target, table, [dict(row) for row in rows])
             if (key := table.autoincrement_column) is not None:
                 count_on = f"setval(pg_get_serial_sequence('{table.name}', '{key.name}'), max({key.name}))"
                 target.execute(sa.text(f"SELECT {count_on} FROM {table.name}"))

@@ -226,7 +226,7 @@ def test_an_edit_of_published_rows_by_hand_is_found(place, edit):
     try:
         with pytest.raises(PublicationAltered) as found:
             verify(place, USE_CASE, FIRST)
-        assert "nightjar score --use-case toy_visits --date 2017-11-19" in found.value.remedy
+        assert "nightjar publish --use-case toy_visits --date 2017-11-19 --force" in found.value.remedy
         verify(place, USE_CASE, SECOND)
     finally:
         with warehouse.open_warehouse(place) as connection:
