@@ -97,6 +97,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         "api": {"host": LOOPBACK, "port": port, "base_url": url, "workers": 1, "secret_key": keys["api"]},
         "api_auth": {"jwt_secret": keys["jwt"]},
         "logging": {
+            "namespace_levels": "great_expectations=WARNING",  # it tells of every function that it imports
             "worker_log_server_port": free_port(),
             "trigger_log_server_port": free_port(),
             "file_task_handler_new_folder_permissions": "0o700",

@@ -280,10 +280,7 @@ def _lose_the_scheduler(drill: Drill) -> None:
         for process in family(server):
             if "airflow scheduler" in _title(process):
                 os.kill(process.pid, signal.SIGKILL)
-        _wait(
-            lambda: drill.watch() == 1 and bool(drill._news(len(drill.inbox.arrived) - 3, False)), "silence", step_s=5
-        )
-        page()
+        page(look=drill.watch)
         scheduler = _start_scheduler(drill.settings, server)
         try:
             drill.wait_for("ingest", run_id, "success")
