@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import secrets
 import shutil
 import signal
 import sqlite3
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 from object_store import ACCESS_KEY, SECRET_KEY, Place, client_of, running_object_store
 from postgres import Postgres, forget, put_warehouses_on, running_postgres
 
@@ -41,6 +41,10 @@ class Deliver(Protocol):
 
 class ReadTable(Protocol):
     def __call__(self, settings: Settings, table: str, day: date | None = None) -> pa.Table: ...
+
+
+class OnlyOnce(Protocol):
+    def __call__(self, name: str, fill: Callable[[Settings], object], **chosen: object) -> Settings: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -141,12 +145,32 @@ def settings(tmp_path: Path, storage: dict[str, str]) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def year(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def only_once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> OnlyOnce:
+    """Fills a home once for all workers that test side by side; each has its own where it has its own PostgreSQL."""
+
+    def only_once(name: str, fill: Callable[[Settings], object], **chosen: object) -> Settings:
+        has_its_own = "workerinput" not in vars(request.config) or request.config.getoption("--warehouse") != "sqlite"
+        folder = tmp_path_factory.getbasetemp() if has_its_own else tmp_path_factory.getbasetemp().parent
+        home = Settings(home=folder / name, **chosen)
+        with FileLock(folder / f"{name}.lock"):
+            if not (folder / f"{name}.ready").exists():
+                shutil.rmtree(home.home, ignore_errors=True)
+                fill(home)
+                (folder / f"{name}.ready").touch()
+        return home
+
+    return only_once
+
+
+@pytest.fixture(scope="session")
+def year(only_once: OnlyOnce) -> Settings:
     """Settings of a home with the real year, landed and ingested; only for reading."""
-    settings = Settings(home=tmp_path_factory.mktemp("year"))
-    land(settings, FIRST_DATE, LAST_DATE)
-    ingest(settings, FIRST_DATE, LAST_DATE, "year")
-    return settings
+
+    def fill(settings: Settings) -> None:
+        land(settings, FIRST_DATE, LAST_DATE)
+        ingest(settings, FIRST_DATE, LAST_DATE, "year")
+
+    return only_once("year", fill)
 
 
 @pytest.fixture
@@ -204,8 +228,8 @@ def read_table() -> ReadTable:
 def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Gives settings of a new home that holds the real year, or no more of it than up to a date."""
 
-    def year_copy(until: date | None = None, **chosen: object) -> Settings:
-        settings = Settings(home=tmp_path_factory.mktemp("home"), **chosen)
+    def year_copy(until: date | None = None, home: Path | None = None, **chosen: object) -> Settings:
+        settings = Settings(home=home or tmp_path_factory.mktemp("home"), **chosen)
         log = tables.INGEST_LOG
         with warehouse.open_warehouse(year) as source:
             known = log.select() if until is None else log.select().where(log.c.business_date <= until)
@@ -234,7 +258,7 @@ def _forget_later(table: Path, until: date) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_toy(year_copy: Callable[..., Settings]) -> Settings:
+def trained_toy(year_copy: Callable[..., Settings], only_once: OnlyOnce) -> Settings:
     """A home with two versions of the toy, signed with a key of its own: 1 is champion, 2 challenger; nothing scored.
 
     There are features of Sunday 2017-11-19 and of the Sunday after it.
@@ -245,14 +269,18 @@ def trained_toy(year_copy: Callable[..., Settings]) -> Settings:
     from pipelines.features import build_features
     from pipelines.training import train
 
-    settings = year_copy(use_cases=["toy"], signing_key=secrets.token_hex(20))
-    warehouse.create_tables(settings, [USE_CASE])
-    for trained in (date(2017, 11, 5), date(2017, 11, 12)):
-        train(settings, USE_CASE, trained, "test")
-    registry.set_alias(settings, USE_CASE, registry.CHAMPION, "1")
-    for night in (date(2017, 11, 19), date(2017, 11, 26)):
-        build_features(settings, USE_CASE, night, "test")
-    return settings
+    chosen = {"use_cases": ["toy"], "signing_key": hashlib.sha256(b"of the toy").hexdigest()}
+
+    def fill(place: Settings) -> None:
+        settings = year_copy(home=place.home, **chosen)
+        warehouse.create_tables(settings, [USE_CASE])
+        for trained in (date(2017, 11, 5), date(2017, 11, 12)):
+            train(settings, USE_CASE, trained, "test")
+        registry.set_alias(settings, USE_CASE, registry.CHAMPION, "1")
+        for night in (date(2017, 11, 19), date(2017, 11, 26)):
+            build_features(settings, USE_CASE, night, "test")
+
+    return only_once("toy", fill, **chosen)
 
 
 @pytest.fixture(scope="session")
