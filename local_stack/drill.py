@@ -31,6 +31,7 @@ _FAST = {
     "RETRIES": "1",
     "RETRY_DELAY_S": "1",
     "SILENCE_LIMIT_S": "30",
+    "FLOOD_PAGES": "20",  # so much goes wrong here within minutes
     "WAREHOUSE_PATIENCE_S": "2",
     "SCHEDULE_END_DATE": str(NIGHT),
     "DEMO": "true",

@@ -20,7 +20,7 @@ from pipelines.settings import Settings
 from pipelines.storage import replacing
 
 FLOOD = "many things fail at once"
-FLOOD_PAGES, FLOOD_WINDOW = 5, timedelta(minutes=5)  # further pages within the window become one
+FLOOD_WINDOW = timedelta(minutes=5)
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(seconds=30), timedelta(minutes=15)
 _FORGOTTEN = timedelta(days=7)  # causes of a run that never told how it ended
 _LONGEST_LINE = 400
@@ -115,7 +115,7 @@ def page(settings: Settings, news: Page, at: datetime, *, unless_open: Iterable[
     part = news.part or news.key
     with changing(settings) as state:
         known = _known(state, news.key, part, set(unless_open))
-        if known is None and _floods(state, at):
+        if known is None and _floods(settings, state, at):
             known, news = state.open.get(FLOOD), _flood(state, news, at)
         _leave(settings, state, part, at, but=known)
         if known is None:
@@ -223,8 +223,8 @@ def _queue(settings: Settings, state: State, known: OpenPage, at: datetime, *, i
         _log.warning("no channel is set for pages, so nobody hears of: %s", known.page.what)
 
 
-def _floods(state: State, at: datetime) -> bool:
-    return sum(known.since > at - FLOOD_WINDOW for known in state.open.values()) >= FLOOD_PAGES
+def _floods(settings: Settings, state: State, at: datetime) -> bool:
+    return sum(known.since > at - FLOOD_WINDOW for known in state.open.values()) >= settings.flood_pages
 
 
 def _flood(state: State, news: Page, at: datetime) -> Page:

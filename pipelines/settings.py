@@ -121,6 +121,7 @@ class Settings(BaseSettings):
     )
     runbook_url: str = Field("docs/running.md", description="Address of the runbook, for links in pages")
     airflow_url: str = Field("", description="Airflow's address, for nightjar watch; empty: it is not looked at")
+    flood_pages: int = Field(5, ge=2, description="Pages within five minutes, after which further ones become one")
     silence_limit_s: int = Field(180, ge=30, description="Seconds without the scheduler's heartbeat that mean silence")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")

@@ -35,7 +35,6 @@ print("RESULT" + json.dumps(told))
 @pytest.mark.fault("F32")
 @pytest.mark.fault("F23")
 def test_each_incident_is_one_page_on_each_channel_and_what_heals_by_itself_is_none(tmp_path):
-
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "drill")],
@@ -43,6 +42,7 @@ def test_each_incident_is_one_page_on_each_channel_and_what_heals_by_itself_is_n
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))[6:])
+    assert "incidents within" not in str(found), "a page of its own for each"
     counts = {
         incident: tuple({len(subjects) for subjects in kind.values()} for kind in kinds)
         for incident, kinds in found.items()
