@@ -46,7 +46,7 @@ def points_in_the_code():
 
 
 @pytest.mark.fault("F1")
-def test_there_is_no_crash_point_at_which_no_test_kills():
+def test_there_is_no_crash_point_at_which_no_test_kills(reliability):
     found = points_in_the_code()
     assert len(found) >= 25
     assert set(POINTS) <= found
@@ -54,6 +54,7 @@ def test_there_is_no_crash_point_at_which_no_test_kills():
         step, _, name = point.partition(".")
         text = (Path(__file__).parent / ELSEWHERE[step]).read_text()
         assert f'"{point}"' in text or f'"{name}"' in text, point
+    reliability("Named crash points, at each of which processes are killed", len(found))
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +99,10 @@ def require_as_if_nothing_was(settings, expected):
 @pytest.mark.fault("F3")
 @pytest.mark.parametrize("point", POINTS)
 def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_faults_leaves(
-    shop, verdicts, tmp_path, point, is_thorough
+    shop, verdicts, tmp_path, point, reliability, is_thorough
 ):
     settings, expected = shop
-    number, stride = 1, 4 if point.startswith("warehouse.") else 1  # most of those transactions only read
+    kills, number, stride = 0, 1, 4 if point.startswith("warehouse.") else 1  # most of those transactions only read
     stride *= 1 if is_thorough else 5
     while True:
         home = copy_of(settings, tmp_path / str(number))
@@ -114,8 +115,9 @@ def test_whichever_table_a_kill_hits_the_next_run_leaves_what_a_night_without_fa
         run_night(home, NIGHT, "again")
         require_as_if_nothing_was(home, expected)
         shutil.rmtree(home.home)
-        number += stride
-    assert number > 1, "the night does not come to that point"
+        kills, number = kills + 1, number + stride
+    assert kills, "the night does not come to that point"
+    reliability("Kills of a night, at each pass of a point and so at each table", kills)
 
 
 def test_a_recovery_costs_no_more_than_a_fifth_above_a_night_without_a_crash(
