@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]  # a long step calls it with what is done 
 _PROCESS = Path("/proc/self")
 
 
-@dataclass
+@dataclass(eq=False)  # two steps that have cost the same are two
 class StepCost:
     """What a step cost; the step itself fills in the rows that it wrote and the model that it used."""
 

@@ -1,12 +1,14 @@
 """A shop so small that a whole night takes a second: its use case, its nights, and all that they leave."""
 
 import hashlib
+import itertools
 import pickle
 import resource
 import signal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -133,14 +135,27 @@ def night_when(start: Any, settings: Settings, verdicts: Path, run_id: str) -> N
 
 VERDICTS: dict[bytes, Any] = {}
 _JUDGE = validation.validate
+ENGINES: list[duckdb.DuckDBPyConnection] = []
+_START, _NUMBERS = duckdb.connect, itertools.count()
 
 
 def remember(verdicts: Path, patch: pytest.MonkeyPatch | None = None) -> None:
     """Great Expectations judges each frame once, in whatever process: its verdict is a function of the frame."""
     if verdicts.exists():
         VERDICTS.update(pickle.loads(verdicts.read_bytes()))
+    put = patch.setattr if patch else setattr
     for module in (validation, feature_step, audit):
-        (patch.setattr if patch else setattr)(module, "validate", _remembered)
+        put(module, "validate", _remembered)
+    put(duckdb, "connect", _connect)
+
+
+def _connect(config: Any) -> duckdb.DuckDBPyConnection:
+    """An empty database of the process's one DuckDB: a night opens forty, and half of its time is their start."""
+    if not ENGINES:
+        ENGINES.append(_START(config=config))
+    connection = ENGINES[0].cursor()
+    name = f"engine_{next(_NUMBERS)}"
+    return connection.execute(f"ATTACH ':memory:' AS {name}").execute(f"USE {name}")
 
 
 def write_down(verdicts: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from pipelines import tables, warehouse
+from pipelines import steps, tables, warehouse
 from pipelines.errors import ChecksFailed, EngineFailure
 from pipelines.settings import PREFIX
 from pipelines.steps import euros, measured
@@ -79,6 +79,18 @@ def test_each_step_has_a_peak_of_its_own_and_that_of_the_steps_inside_it(home):
     peak = {row["step"]: row["peak_memory_mib"] for row in costs(home)}
     assert peak["outer"] >= peak["large"] > peak["small"] + 200
     assert peak["after"] < peak["large"] - 200
+
+
+def test_a_step_is_not_taken_for_another_inside_it_that_has_cost_the_same(home, monkeypatch, tmp_path):
+    (tmp_path / "status").write_text("VmHWM:\t1024 kB\n")
+    monkeypatch.setattr(steps, "_PROCESS", tmp_path)
+
+    with measured(home, "outer", "2017-11-19", "night-1") as outer:
+        with measured(home, "inner", "2017-11-19", "night-1"):
+            pass
+        outer.rows = 3
+
+    assert [(row["step"], row["rows"]) for row in costs(home)] == [("inner", None), ("outer", 3)]
 
 
 def test_the_log_has_a_record_for_start_and_end_with_all_that_tells_one_step_from_another(home, records, capsys):
