@@ -228,7 +228,7 @@ def test_the_commands_list_show_replay_and_drop(settings, monkeypatch):
     shown = run(app, ["quarantine", "show", "--date", "2017-05-10", "--rule", LIMIT]).output
     monkeypatch.setattr(transactions, "MAX_QUANTITY", 155)
     replayed = run(app, ["quarantine", "replay", "--date", "2017-05-10"]).output
-    dropped = run(app, ["quarantine", "drop", "--date", "2017-05-10", "--rule", LIMIT, "--reason", "test"]).output
+    dropped = run(app, ["quarantine", "drop", "--date", "2017-05-10", "--rule", LIMIT, "--reason", "test"]).stdout
     nothing = run(app, ["quarantine", "list", "--rule", LIMIT])
 
     assert [line.split("│")[3:5] for line in listed.splitlines() if "│" in line] == [
