@@ -168,6 +168,10 @@ class UnknownRevision(BadInput, runbook="the-warehouse-is-down"):
     """The schema of the warehouse was made by a newer Nightjar."""
 
 
+class OutdatedSchema(BadInput, runbook="the-warehouse-is-down"):
+    """The schema of the warehouse was made by an older Nightjar."""
+
+
 class ArtifactRefused(BadInput, runbook="scores-came-from-a-fallback"):
     """A stored model is not, bit for bit, the one that was registered, or its features differ."""
 

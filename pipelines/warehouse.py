@@ -1,5 +1,6 @@
 """The warehouse that analysts read: how it is reached, and the one way to replace a slice of a table."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -15,12 +16,13 @@ from sqlalchemy import Column, Table
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from pipelines.crash_points import crash_point
-from pipelines.errors import EngineFailure, WarehouseDown
+from pipelines.errors import EngineFailure, OutdatedSchema, WarehouseDown
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
 _CHUNK, _AT_ONCE = 50_000, 100  # rows that a bulk load holds in another form, and that SQLite gets with a statement
+_NO_COLUMN, _LACKS_COLUMN = "42703", re.compile("no such column|table .* has no column named")  # PostgreSQL, SQLite
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     One that only reads sees everything as of its first statement, and keeps no writer waiting.
 
     Raises:
+        OutdatedSchema: a column is missing that an upgrade brings.
         WarehouseDown: the database cannot be reached.
         EngineFailure: it refuses a statement.
     """
@@ -44,6 +47,13 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
         crash_point("warehouse.after_commit")
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
+        if getattr(refused, "sqlstate", "") == _NO_COLUMN or _LACKS_COLUMN.match(str(refused)):
+            raise OutdatedSchema(
+                "the warehouse lacks a column: its schema is older than the code",
+                where=engine.url.render_as_string(hide_password=True),
+                found=refused,
+                remedy="nightjar warehouse upgrade",
+            ) from error
         raise (WarehouseDown if _is_down(refused, engine) else EngineFailure)(
             "the warehouse refused or lost a statement; nothing of the transaction remains",
             where=engine.url.render_as_string(hide_password=True)

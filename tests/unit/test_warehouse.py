@@ -10,7 +10,7 @@ from corner_shop import SHOP, day, rows_of
 from postgres import warehouse_of
 
 from pipelines import tables, warehouse
-from pipelines.errors import EngineFailure
+from pipelines.errors import EngineFailure, OutdatedSchema
 from pipelines.retention import _published
 from pipelines.settings import Settings
 
@@ -38,6 +38,17 @@ def night(number, rows, version="1"):
 
 def seen(shop):
     return [tuple(row[name] for name in COLUMNS) for row in rows_of(shop, SCORES)]
+
+
+def test_a_column_that_an_upgrade_brings_is_bad_input_and_names_the_command(shop):
+    with warehouse.open_warehouse(shop) as connection:
+        connection.execute(sa.text("ALTER TABLE ops__publish_log DROP COLUMN reason"))
+
+    with pytest.raises(OutdatedSchema) as found:
+        rows_of(shop, tables.PUBLISH_LOG)
+    assert found.value.remedy == "nightjar warehouse upgrade"
+    with pytest.raises(OutdatedSchema), warehouse.open_warehouse(shop) as connection:
+        connection.execute(sa.insert(tables.PUBLISH_LOG), {"reason": "why"})
 
 
 def test_a_bulk_load_keeps_every_value_as_it_is(shop):
