@@ -164,12 +164,8 @@ class Superseded(BadInput, runbook="a-task-was-killed"):
     """An attempt to publish a date went on after a later one had begun; it has changed nothing."""
 
 
-class UnknownRevision(BadInput, runbook="the-warehouse-is-down"):
+class UnknownRevision(BadInput, runbook="the-schema-is-of-another-version"):
     """The schema of the warehouse was made by a newer Nightjar."""
-
-
-class OutdatedSchema(BadInput, runbook="the-warehouse-is-down"):
-    """The schema of the warehouse was made by an older Nightjar."""
 
 
 class ArtifactRefused(BadInput, runbook="scores-came-from-a-fallback"):
@@ -182,6 +178,10 @@ class EngineFailure(NightjarError):
 
 class WarehouseDown(EngineFailure, runbook="the-warehouse-is-down"):
     """The warehouse cannot be reached, or does not take part: it is locked, full or shutting down."""
+
+
+class OutdatedSchema(EngineFailure, runbook="the-schema-is-of-another-version"):
+    """The schema of the warehouse was made by an older Nightjar, or not at all; it may be on its way."""
 
 
 class RunFailed(NightjarError):

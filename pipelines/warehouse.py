@@ -22,7 +22,8 @@ from pipelines.use_case import UseCase
 
 Row = Mapping[str, Any]
 _CHUNK, _AT_ONCE = 50_000, 100  # rows that a bulk load holds in another form, and that SQLite gets with a statement
-_NO_COLUMN, _LACKS_COLUMN = "42703", re.compile("no such column|table .* has no column named")  # PostgreSQL, SQLite
+# What PostgreSQL and SQLite say where a column or a table is missing.
+_MISSING, _LACKS = ("42703", "42P01"), re.compile("no such (column|table)|table .* has no column")
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
     One that only reads sees everything as of its first statement, and keeps no writer waiting.
 
     Raises:
-        OutdatedSchema: a column is missing that an upgrade brings.
+        OutdatedSchema: a table or column is missing that an upgrade brings.
         WarehouseDown: the database cannot be reached.
         EngineFailure: it refuses a statement.
     """
@@ -47,9 +48,9 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[
         crash_point("warehouse.after_commit")
     except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         said, refused = getattr(error, "statement", None), getattr(error, "orig", None) or error
-        if getattr(refused, "sqlstate", "") == _NO_COLUMN or _LACKS_COLUMN.match(str(refused)):
+        if getattr(refused, "sqlstate", "") in _MISSING or _LACKS.match(str(refused)):
             raise OutdatedSchema(
-                "the warehouse lacks a column: its schema is older than the code",
+                "the warehouse lacks a table or column: its schema is older than the code",
                 where=engine.url.render_as_string(hide_password=True),
                 found=refused,
                 remedy="nightjar warehouse upgrade",

@@ -12,7 +12,7 @@ from pipelines.contracts import CORE_TABLES, DROPS
 from pipelines.settings import Settings
 
 # They make no row of a table of ours.
-WITHOUT_TABLES = {"prepare_stores", "request_training", "announce_champion", "remove_old"}
+WITHOUT_TABLES = {"prepare_stores", "request_training", "announce_champion", "remove_old", "check_deadline"}
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def seen(shop):
     return [tuple(row[name] for name in COLUMNS) for row in rows_of(shop, SCORES)]
 
 
-def test_a_column_that_an_upgrade_brings_is_bad_input_and_names_the_command(shop):
+def test_a_column_that_an_upgrade_brings_is_missing_and_the_error_names_the_command(shop):
     with warehouse.open_warehouse(shop) as connection:
         connection.execute(sa.text("ALTER TABLE ops__publish_log DROP COLUMN reason"))
 
@@ -49,6 +49,8 @@ def test_a_column_that_an_upgrade_brings_is_bad_input_and_names_the_command(shop
     assert found.value.remedy == "nightjar warehouse upgrade"
     with pytest.raises(OutdatedSchema), warehouse.open_warehouse(shop) as connection:
         connection.execute(sa.insert(tables.PUBLISH_LOG), {"reason": "why"})
+    with pytest.raises(OutdatedSchema), warehouse.open_warehouse(shop) as connection:
+        connection.execute(sa.text("SELECT 1 FROM ops__of_a_later_year"))
 
 
 def test_a_bulk_load_keeps_every_value_as_it_is(shop):
