@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bulk_load import LIMITS_S, races
+from benchmarks.bulk_load import races
 from benchmarks.replicate import replicate
 from pipelines import registry, tables, warehouse
 from pipelines.settings import PREFIX, Settings, load_settings
@@ -87,7 +87,7 @@ def _race(root: Path) -> int:
     is_over = False
     for race in races(root / "bulk", get_use_case("category_propensity", load_settings())):
         Console().print(str(race))
-        is_over |= race.load_s > LIMITS_S[race.database]
+        is_over |= race.is_over
     return int(is_over)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import csv
@@ -167,11 +167,13 @@ def _insert(driver: Any, statement: str, rows: pa.Table) -> None:
     )
     one_row = f"({', '.join('?' * rows.num_columns)})"
     for batch in rows.cast(told).to_batches(_CHUNK):
-        found = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        found = np.empty((batch.num_rows, batch.num_columns), dtype=object)
+        for number, column in enumerate(batch.columns):
+            found[:, number] = column.to_pylist()
         whole = len(found) - len(found) % _AT_ONCE
-        groups = (chain.from_iterable(found[start : start + _AT_ONCE]) for start in range(0, whole, _AT_ONCE))
-        driver.executemany(statement + ", ".join([one_row] * _AT_ONCE), map(tuple, groups))
-        driver.executemany(statement + one_row, found[whole:])
+        groups = found[:whole].reshape(whole // _AT_ONCE, _AT_ONCE * rows.num_columns)
+        driver.executemany(statement + ", ".join([one_row] * _AT_ONCE), groups.tolist())
+        driver.executemany(statement + one_row, found[whole:].tolist())
 
 
 def _connect(engine: sa.Engine, patience_s: float) -> sa.Connection:
