@@ -52,6 +52,7 @@ _BUDGETS = (
     Budget("gate: two dates, champion and challenger", "year", ("gate__category_propensity",), 30, 3072),
     Budget("signature check and load of a model", "year", ("load__category_propensity",), 1, 1536),
     Budget("one night of December: features, score with reasons, publish", "year", _NIGHT, 20, 1536),
+    Budget("publication of that night: staging, audit, swap", "year", _NIGHT[2:], 10, 1536),
     Budget("ingest of one day", "day", ("ingest",), 5, 1536),
 )
 
