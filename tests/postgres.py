@@ -169,6 +169,24 @@ def warehouse_of(server: str, home: Path) -> str:
     return url
 
 
+@contextmanager
+def without_warehouse(warehouse: str) -> Iterator[None]:
+    """The database at the URL cannot be reached meanwhile."""
+    url = sa.make_url(warehouse)
+    if url.database and url.get_backend_name() == "sqlite":
+        file = Path(url.database)
+        away = file.rename(file.with_name("away.db"))
+        file.mkdir()
+        yield
+        file.rmdir()
+        away.rename(file)
+        return
+    with _admin(url.set(database="postgres").render_as_string(hide_password=False)) as admin:
+        admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false")
+        yield
+        admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true")
+
+
 def forget(folder: Path) -> None:
     """Drop the databases of all homes at or below the folder."""
     for marker in folder.rglob(_MARKER):

@@ -5,18 +5,18 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import nights
 import pytest
+import sqlalchemy as sa
 from deliveries import PRELOADED, in_process, paused
 from nights import NIGHT, deliver, night_at, night_when, open_shop, run_night
 from test_crash_points import POINTS, copy_of, require_as_if_nothing_was
 
-from pipelines import lake
+from pipelines import lake, warehouse
 from pipelines.settings import Settings
 
 SCHEDULES, PARTS = 200, 40
@@ -108,17 +108,17 @@ def at_once(settings, verdicts, run_id):
 @contextmanager
 def locked(settings, seconds):
     """Somebody else holds the warehouse's lock, for so many seconds from now."""
-    holder = threading.Thread(target=hold_lock, args=(settings.home / "warehouse.db", seconds))
+    holder = threading.Thread(target=hold_lock, args=(settings, seconds))
     holder.start()
     yield
     holder.join()
 
 
-def hold_lock(path, seconds):
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+def hold_lock(settings, seconds):
+    with warehouse.open_warehouse(settings) as connection:  # SQLite has one lock for all
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("LOCK TABLE ops__ingest_log, ops__publish_fences"))
         time.sleep(seconds)
-        connection.execute("ROLLBACK")
 
 
 @pytest.mark.fault("F1")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from postgres import SERVER
 
 from pipelines.settings import PROJECT
 
@@ -35,7 +36,8 @@ print("RESULT" + json.dumps(told))
 @pytest.mark.fault("F32")
 @pytest.mark.fault("F23")
 def test_each_incident_is_one_page_on_each_channel_and_what_heals_by_itself_is_none(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    left_out = ("AIRFLOW", SERVER)  # the drill breaks the SQLite file of its own home
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "drill")],
         cwd=PROJECT, env=environment, capture_output=True, text=True, check=False,

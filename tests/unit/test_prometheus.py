@@ -10,6 +10,7 @@ import httpx
 import pytest
 import yaml
 from corner_shop import SHOP
+from postgres import without_warehouse
 from two_nights import fill
 
 from local_stack.servers import LOOPBACK, free_port, start_server, stop_server
@@ -105,6 +106,6 @@ def test_a_real_prometheus_reads_the_exporter_and_sees_what_is_wrong(settings, e
             expression = target["expr"].replace("$use_case", SHOP.name)
             wait_until(lambda asked=expression: ask(prometheus, "query", query=asked)["result"])
 
-    (settings.home / "warehouse.db").rename(settings.home / "away.db")
-    wait_until(lambda: "WarehouseDown" in states(prometheus))
-    assert httpx.get(f"{exporter.url}/metrics", trust_env=False).text.splitlines()[-1] == "nightjar_up 0.0"
+    with without_warehouse(settings.warehouse):
+        wait_until(lambda: "WarehouseDown" in states(prometheus))
+        assert httpx.get(f"{exporter.url}/metrics", trust_env=False).text.splitlines()[-1] == "nightjar_up 0.0"

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 from corner_shop import SHOP
+from postgres import without_warehouse
 from prometheus_client.parser import text_string_to_metric_families
 from two_nights import NEXT_DAY, fill, note_publication
 
@@ -85,12 +86,10 @@ def test_quantiles_are_read_again_only_when_something_was_published(home):
 
 
 def test_a_warehouse_that_is_down_is_a_figure_and_not_an_error_and_comes_back(home):
-    registry, database = open_registry(home, [SHOP]), home.home / "warehouse.db"
+    registry = open_registry(home, [SHOP])
     assert scrape(registry)["up",] == 1
-    database.rename(database.with_name("away"))
-    assert scrape(registry) == {("up",): 0}
-    database.unlink(missing_ok=True)  # SQLite makes an empty one
-    database.with_name("away").rename(database)
+    with without_warehouse(home.warehouse):
+        assert scrape(registry) == {("up",): 0}
     assert scrape(registry)["up",] == 1
 
 

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 from corner_shop import SHOP, day, log, publish
+from postgres import without_warehouse
 
 from pipelines import incidents, paging
 from pipelines.incidents import Incident, open_incident
@@ -137,14 +138,10 @@ def test_a_scheduler_that_is_silent_and_the_late_scores_that_follow_are_one_inci
 @pytest.mark.fault("F32")
 def test_a_warehouse_that_is_down_is_one_incident_until_it_answers_again(shop):
     publish(shop, 1, {1: ["MILK"]})
-    file = shop.home / "warehouse.db"
-    file.rename(shop.home / "away.db")
-    file.mkdir()
-    for minute in range(3):
-        assert "the warehouse is down" in watch(shop, [SHOP], EIGHT + timedelta(minutes=minute))[0]
-    assert open_pages(shop) == ["the warehouse is down"]
-    file.rmdir()
-    (shop.home / "away.db").rename(file)
+    with without_warehouse(shop.warehouse):
+        for minute in range(3):
+            assert "the warehouse is down" in watch(shop, [SHOP], EIGHT + timedelta(minutes=minute))[0]
+        assert open_pages(shop) == ["the warehouse is down"]
     assert watch(shop, [SHOP], EIGHT) == []
 
 
