@@ -52,7 +52,9 @@ def night(home, day=NIGHT):
     publish(home, USE_CASE, day, "test", report.model_version)
     table = tables.scores_table(USE_CASE)
     with warehouse.open_warehouse(home) as connection:
-        rows = warehouse.read_rows(connection, sa.select(table).where(table.c.score_date == day))
+        rows = warehouse.read_rows(
+            connection, sa.select(table).where(table.c.score_date == day).order_by(*table.primary_key.columns)
+        )
     assert len(rows) == USE_CASE.top_n * len({row["household_id"] for row in rows}) > 6000
     assert {row["model_version"] for row in rows} == {report.model_version}
     assert {row["score_source"] for row in rows} - {"cold_start"} == {report.score_source} - {"cold_start"}
