@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -58,6 +59,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = metafunc.config.getoption("--warehouse")
         both = ("sqlite", "postgresql") if chosen == "sqlite" else (chosen,)
         metafunc.parametrize("database", both, indirect=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Ends what was forked and still waits for work, such as OpenLineage's pool: Python would wait for it in turn."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join(10)
+    end_forkserver()
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def running_postgres(is_durable: bool = False) -> Iterator[Postgres]:
 
 def warehouse_of(server: str, home: Path) -> str:
     """URL of the home's database on the server; made where it is missing, a copy where the home is a copy."""
-    name, marker = f"home_{hashlib.sha256(str(home).encode()).hexdigest()[:20]}", home / _MARKER
+    name, marker = _name_of(home), home / _MARKER
     url = sa.make_url(server).set(database=name).render_as_string(hide_password=False)
     if _read(marker) != url:
         with _admin(server) as admin:
@@ -188,12 +188,18 @@ def without_warehouse(warehouse: str) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Drop the databases of all homes at or below the folder."""
+    """Drop the databases of all homes at or below the folder; a copy that was not used yet has none of its own."""
     for marker in folder.rglob(_MARKER):
         url = sa.make_url(marker.read_text())
+        if url.database != _name_of(marker.parent):
+            continue
         with _admin(url.set(database="postgres").render_as_string(hide_password=False)) as admin:
             admin.execute(f"DROP DATABASE IF EXISTS {url.database} WITH (FORCE)")
         marker.unlink()
+
+
+def _name_of(home: Path) -> str:
+    return f"home_{hashlib.sha256(str(home).encode()).hexdigest()[:20]}"
 
 
 def _admin(server: str) -> psycopg.Connection:

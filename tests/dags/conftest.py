@@ -27,6 +27,14 @@ def remove_airflow_home():
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def log_of_airflow():
+    """Airflow's own log, whatever tests of other folders have made of it."""
+    from airflow.logging_config import configure_logging
+
+    configure_logging()
+
+
 @pytest.fixture(scope="session")
 def airflow_database():
     """Airflow's metadata database, migrated once."""
