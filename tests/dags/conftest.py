@@ -92,6 +92,8 @@ def run_dag(airflow_database, read_dags, monkeypatch):
         # DAG.test() takes no partition key; this is the only way to give its run one.
         monkeypatch.setattr(dagrun, "get_or_create_dagrun", create_with_key)
         dag = read_dags(**(variables or {})).dags[dag_id]
+        for place in (dag, *dag.tasks):  # DAG.test() calls callbacks with the params that the DAG itself has
+            place.params.update({name: value for name, value in params.items() if name in place.params})
         run = dag.test(logical_date=None, run_conf=params, mark_success_pattern=mark_success)
         return {instance.task_id: instance for instance in run.get_task_instances()}
 
