@@ -242,7 +242,7 @@ def year_copy(year: Settings, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def year_copy(until: date | None = None, home: Path | None = None, **chosen: object) -> Settings:
         settings = Settings(home=home or tmp_path_factory.mktemp("home"), **chosen)
         log = tables.INGEST_LOG
-        with warehouse.open_warehouse(year) as source:
+        with warehouse.open_warehouse(year, only_reads=True) as source:
             known = log.select() if until is None else log.select().where(log.c.business_date <= until)
             rows = warehouse.read_rows(source, known.order_by(log.c.ingest_id))
             checks = warehouse.read_rows(source, sa.select(tables.CHECK_LOG))

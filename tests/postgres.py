@@ -177,14 +177,18 @@ def without_warehouse(warehouse: str) -> Iterator[None]:
         file = Path(url.database)
         away = file.rename(file.with_name("away.db"))
         file.mkdir()
-        yield
-        file.rmdir()
-        away.rename(file)
+        try:
+            yield
+        finally:
+            file.rmdir()
+            away.rename(file)
         return
     with _admin(url.set(database="postgres").render_as_string(hide_password=False)) as admin:
         admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false")
-        yield
-        admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true")
+        try:
+            yield
+        finally:
+            admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true")
 
 
 def forget(folder: Path) -> None:
