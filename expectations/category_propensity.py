@@ -32,10 +32,19 @@ def published_scores() -> list[Expectation]:
         gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, max_value=TOP_N),
         gxe.ExpectColumnValuesToBeBetween(column="missing_rows", min_value=0, max_value=0),
         gxe.ExpectColumnPairValuesToBeEqual(
-            column_A="rank", column_B="expected_rank", ignore_row_if="either_value_is_missing"
+            column_A="rank",
+            column_B="expected_rank",
+            ignore_row_if="either_value_is_missing",
+            meta={"rule_id": "ranks_have_no_gap"},
+            description="each household's ranks count from 1",
         ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="previous_score", column_B="score", or_equal=True, ignore_row_if="either_value_is_missing"
+            column_A="previous_score",
+            column_B="score",
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",
+            meta={"rule_id": "scores_fall_with_rank"},
+            description="no score above that of the row before it in the list",
         ),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["household_id", "product_category"]),
         gxe.ExpectColumnValuesToNotBeInSet(column="product_category", value_set=EXCLUDED),

@@ -107,7 +107,7 @@ def _observed(result: Mapping[str, Any]) -> object:
     if not count:
         return f"0 of {of} rows"
     pairs = zip(result["partial_unexpected_index_list"], result["partial_unexpected_list"], strict=False)
-    examples = ", ".join(f"{value} at {index}" for index, value in list(pairs)[:_EXAMPLES])
+    examples = ", ".join(f"{_plain(value)} at {index}" for index, value in list(pairs)[:_EXAMPLES])
     return f"{count} of {of} rows, such as {examples}"
 
 
@@ -127,3 +127,7 @@ def _require_evaluated(rule: str, result: "ExpectationValidationResult", where: 
                 found=info.get("exception_message"),
                 remedy="the data may be fine: correct the expectation or the columns that it is given",
             )
+
+
+def _plain(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -37,6 +37,14 @@ def test_each_rule_gives_a_check_and_the_rows_that_broke_it():
     }
 
 
+def test_a_pair_of_values_is_told_as_two_numbers():
+    order = gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="before", column_B="score", or_equal=True)
+
+    [check] = validate(pd.DataFrame({"before": [0.5, 0.25], "score": [0.5, 0.75]}), [order], where="a test").checks
+
+    assert check.observed == "1 of 2 rows, such as 0.25 and 0.75 at 1"
+
+
 def test_more_failing_rows_than_the_examples_are_all_given():
     frame = pd.DataFrame({"score": [-1.0] * 500 + [0.5]})
 
