@@ -12,6 +12,8 @@ export FEAST_USAGE := False
 export GX_ANALYTICS_ENABLED := false
 export SCARF_ANALYTICS := false
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
+# Tests wait for servers half of their time, so one more works than there are cores; each takes up to 2.5 GiB.
+WORKERS := $(shell workers=$$(( $$(nproc) + 1 )); echo $$(( workers < 4 ? workers : 4 )))
 .DEFAULT_GOAL := help
 .PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom reliability format check docs clean
 
@@ -49,7 +51,7 @@ screenshots: $(STAMP) ## take the pictures of the README again, after a run of i
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
 test: $(STAMP) check ## lint, types, every test but those that need a browser or a real Prometheus
-	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 DEBIAN := chromium prometheus
 test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so

@@ -35,6 +35,13 @@ GRANTS = {
     "ops__retrain_decisions": "train:S monitor:SID analyst:S",
 }
 _FUNCTIONS = {"make_partition(text, date)": "score", "drop_partitions(text, date)": "erase"}
+# A reader writes nothing at all; only the owner of the database can see to it, and it may be somebody else's.
+_NO_TEMPORARY_TABLES = """
+DO $$ BEGIN
+    IF (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()) THEN
+        EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    END IF;
+END $$"""
 
 
 def make_roles(connection: sa.Connection) -> None:
@@ -67,6 +74,8 @@ def rights(table: str) -> dict[str, str]:
 def _statements(connection: sa.Connection) -> Iterator[str]:
     everybody = ", ".join(map(name_of, ROLES))
     yield f"GRANT USAGE ON SCHEMA public TO {everybody}"
+    yield "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    yield _NO_TEMPORARY_TABLES
     for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
         yield f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM PUBLIC, {everybody}"
     inspector = sa.inspect(connection)

@@ -142,6 +142,7 @@ def test_an_analyst_cannot_write_make_or_reach_anything_else(login):
             "SELECT make_partition('scores__corner_shop', '2030-01-01')",
             "SELECT drop_partitions('scores__corner_shop', '2030-01-01')",
             "CREATE TABLE public.mine (x int)",
+            "CREATE TEMP TABLE mine (x int)",
             "CREATE SCHEMA mine",
             "SET ROLE nightjar_score",
             "GRANT nightjar_score TO CURRENT_USER",
