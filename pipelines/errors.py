@@ -180,6 +180,10 @@ class WarehouseDown(EngineFailure, runbook="the-warehouse-is-down"):
     """The warehouse cannot be reached, or does not take part: it is locked, full or shutting down."""
 
 
+class StorageDown(EngineFailure, runbook="the-storage-does-not-answer"):
+    """The object store, or the way to it, is down or slow; trying again may help."""
+
+
 class OutdatedSchema(EngineFailure, runbook="the-schema-is-of-another-version"):
     """The schema of the warehouse was made by an older Nightjar, or not at all; it may be on its way."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.crash_points import crash_point
-from pipelines.errors import EngineFailure, NightjarError, StorageRefused
+from pipelines.errors import NightjarError, StorageDown, StorageRefused
 
 _REFUSALS = {
     *("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
@@ -31,7 +31,7 @@ class Location:
     """A folder, or `s3://bucket/prefix`; names within it have `/` and no leading one.
 
     Objects of S3 that a library must read as files are copied to `cached`; credentials come from the standard AWS
-    variables. Every call may raise EngineFailure (the server failed, after bounded retries) or StorageRefused.
+    variables. Every call may raise StorageDown (the server failed, after bounded retries) or StorageRefused.
     A server that is silent for `timeout_s` is asked again, three times at most.
     """
 
@@ -170,7 +170,7 @@ class Location:
                 found=code,
                 remedy="check NIGHTJAR_LANDING_URI, NIGHTJAR_LAKE_URI, and AWS_ACCESS_KEY_ID with its secret",
             )
-        return EngineFailure(
+        return StorageDown(
             "the object store does not answer as it should",
             where=where,
             found=": ".join(dict.fromkeys((lines[0], lines[-1]))),

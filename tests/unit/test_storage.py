@@ -10,7 +10,7 @@ from object_store import client_of
 
 from pipelines import lake
 from pipelines import storage as storage_module
-from pipelines.errors import BadInput, EngineFailure, StorageRefused
+from pipelines.errors import BadInput, StorageDown, StorageRefused
 from pipelines.settings import Settings
 from pipelines.storage import Location
 
@@ -128,14 +128,14 @@ def faulty(on_s3, object_store, monkeypatch, request):
         with socket.socket() as bound:  # bound but not listening: whoever comes is turned away
             bound.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-            yield on_s3(s3_endpoint_url=url), EngineFailure, url
+            yield on_s3(s3_endpoint_url=url), StorageDown, url
     elif name == "silent server":
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield on_s3(s3_endpoint_url=url), EngineFailure, url
+            yield on_s3(s3_endpoint_url=url), StorageDown, url
     else:
         with faulty_proxy(object_store.url, lambda method, path: "refused") as url:
-            yield on_s3(s3_endpoint_url=url), EngineFailure, "500"
+            yield on_s3(s3_endpoint_url=url), StorageDown, "500"
 
 
 FAULTS = ["wrong secret", "unknown key", "no key", "no bucket", "no server", "silent server", "broken server"]
@@ -159,7 +159,7 @@ def test_a_fault_of_the_store_is_a_clear_error_in_a_bounded_time(faulty, call, t
     (tmp_path / "file").write_bytes(b"1")
     began = time.perf_counter()
 
-    with pytest.raises((BadInput, EngineFailure)) as caught:
+    with pytest.raises((BadInput, StorageDown)) as caught:
         CALLS[call](place, tmp_path / "file")
 
     error = caught.value
@@ -196,7 +196,7 @@ def test_content_that_is_damaged_on_its_way_is_not_taken(on_s3, object_store, tm
     def fault(method, path):
         return "damaged" if method == "GET" and path.endswith("/a.parquet") else None
 
-    with faulty_proxy(object_store.url, fault) as url, pytest.raises(EngineFailure, match="checksum"):
+    with faulty_proxy(object_store.url, fault) as url, pytest.raises(StorageDown, match="checksum"):
         on_s3("elsewhere", s3_endpoint_url=url).fetch("a.parquet")
 
     assert place.fetch("a.parquet").read_bytes() == b"content"
