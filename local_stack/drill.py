@@ -141,6 +141,7 @@ class Drill:
 
 def drill(home: Path) -> list[Outcome]:
     """Break the pipeline in every way; gives what arrived."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what it starts is stopped
     shutil.rmtree(home, ignore_errors=True)
     inbox = Receivers()
     told = {PREFIX + name: value for name, value in _FAST.items()} | inbox.variables | {f"{PREFIX}HOME": str(home)}

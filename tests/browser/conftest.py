@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from chromium import logged_in
+from stoppable import run_to_the_end
 
 from local_stack.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
 from local_stack.servers import recall, stop_server
@@ -27,8 +28,8 @@ def settings(tmp_path_factory):
     settings = Settings(home=Path(given) if given else tmp_path_factory.mktemp("browser") / "var")
     if not (settings.home / "warehouse.db").exists():
         command = [sys.executable, "-m", "local_stack", "run"]
-        done = subprocess.run(command, cwd=PROJECT, env=os.environ | {f"{PREFIX}HOME": str(settings.home)}, check=False)
-        assert done.returncode == 0
+        status, _ = run_to_the_end(command, PROJECT, os.environ | {f"{PREFIX}HOME": str(settings.home)})
+        assert status == 0
     return settings
 
 

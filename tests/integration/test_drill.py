@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from postgres import SERVER
+from stoppable import run_to_the_end
 
 from pipelines.settings import PROJECT
 
@@ -38,12 +38,10 @@ print("RESULT" + json.dumps(told))
 def test_each_incident_is_one_page_on_each_channel_and_what_heals_by_itself_is_none(tmp_path):
     left_out = ("AIRFLOW", SERVER)  # the drill breaks the SQLite file of its own home
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "drill")],
-        cwd=PROJECT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))[6:])
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "drill")]
+    status, told = run_to_the_end(command, PROJECT, environment, is_told=True)
+    assert status == 0, told[-6000:]
+    found = json.loads(next(line for line in told.splitlines() if line.startswith("RESULT"))[6:])
     assert "incidents within" not in str(found), "a page of its own for each"
     counts = {
         incident: tuple({len(subjects) for subjects in kind.values()} for kind in kinds)
