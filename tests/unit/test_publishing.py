@@ -57,7 +57,7 @@ def test_publishing_another_model_replaces_the_whole_date(shop):
     ("fault", "named"),
     [
         ([(1, "BREAD", 1.9, 1), (2, "BEER", 0.4, 1)], "score"),
-        ([(1, "BREAD", 0.5, 1), (1, "BEER", 0.9, 2), (2, "BEER", 0.4, 1)], "previous_score"),
+        ([(1, "BREAD", 0.5, 1), (1, "BEER", 0.9, 2), (2, "BEER", 0.4, 1)], "scores_fall_with_rank"),
         ([(1, "BREAD", 0.5, 2), (2, "BEER", 0.4, 1)], "rank"),
         ([(1, "FUEL", 0.5, 1), (2, "BEER", 0.4, 1)], "product_category"),
         ([(1, "BREAD", 0.5, 1)], "score"),  # household 2 is missing
