@@ -58,7 +58,7 @@ class Person(Airflow):
         instances = self.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return {each["task_id"]: each["state"] for each in instances}
 
-    def wait_until_closed(self, run_id, patience_s=60):
+    def wait_until_closed(self, run_id, patience_s=180):
         """Return once the run itself is over, some seconds after its last task."""
         deadline = time.monotonic() + patience_s
         while self.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}")["state"] not in ("success", "failed"):
