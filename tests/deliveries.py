@@ -30,6 +30,7 @@ from pipelines.drops import MANIFEST, Manifest
 from pipelines.ingest import ingest
 from pipelines.settings import Settings
 
+SQL = "'); DROP TABLE core__transactions; --"
 DAY = date(2017, 5, 10)
 MILK, FUEL, UNKNOWN = 10, 20, 99
 PRODUCTS = [
