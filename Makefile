@@ -78,7 +78,7 @@ docs: $(STAMP) ## write contracts/warehouse.json, and the tables of docs/analyst
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/nightjar contract
 
 reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md
-	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser" --reliability -n $(WORKERS) --dist load
+	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
 
 clean: ## remove what runs and tools left, the environment too
 	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
