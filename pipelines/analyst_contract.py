@@ -38,8 +38,33 @@ _VALUES: dict[str, dict[str, str]] = {
     },
     "monitor__metrics.status": {
         "ok": "within the threshold",
+        "warn": "beyond the threshold in this window; not often enough to count",
         "alert": "beyond the threshold",
         "info": "there is nothing to compare it with",
+    },
+    "clock": {
+        "data": "of what was delivered",
+        "prediction": "of what was computed from it",
+        "label": "of what came true: known when the label window and the late window are over",
+    },
+    "cause": {
+        "data fault": "the data are wrong: nothing may be learnt from them",
+        "pipeline change": "the model, its features or the code have changed, the world has not",
+        "season": "the calendar or a promotion explains it",
+        "covariate shift": "the households or the shops have changed; what follows from their past has not",
+        "concept shift": "what follows from the same past has changed",
+    },
+    "monitor__findings.action": {
+        "block": "no training may start; the source is to be mended",
+        "inform": "nothing but to know it",
+        "retrain": "it counts when the policy decides on a new model",
+    },
+    "ops__retrain_decisions.action": {
+        "none": "nothing gave cause",
+        "request": "a new model was asked for",
+        "wait": "there is cause, but cooldown, budget or the expected gain say no",
+        "coalesce": "there is cause, and a training for it was asked for already",
+        "block": "there is cause, but the data are at fault",
     },
     "ops__ingest_log.status": {
         "replaced": "the rows took the place of the date's earlier ones",

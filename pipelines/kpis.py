@@ -12,6 +12,7 @@ from pipelines import tables, warehouse
 from pipelines.coverage import ingested_dates, require_ingested
 from pipelines.engine import open_core
 from pipelines.errors import InvalidUseCase
+from pipelines.measurements import INFO
 from pipelines.outcomes import labels_sql
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -139,7 +140,9 @@ def _write(
                     **place,
                     "kpi": name,
                     "value": value,
+                    "status": INFO,
                     "unit": defined[name].unit,
+                    "owner": defined[name].owner or use_case.owner,
                     "meaning": defined[name].meaning,
                 }
                 for name, value in values.items()

@@ -131,6 +131,16 @@ def last_mature(use_case: UseCase, known_until: date) -> date:
     return known_until - timedelta(days=use_case.horizon_days)
 
 
+def mature_on(use_case: UseCase, score_date: date) -> date:
+    """The business date at whose end the labels of a score date are final: its window and the late window are over."""
+    return score_date + timedelta(days=use_case.horizon_days + use_case.late_window_days)
+
+
+def newest_mature(use_case: UseCase, as_of: date) -> date:
+    """The newest score date whose labels are final at the end of `as_of`; a younger one's are immature."""
+    return as_of - timedelta(days=use_case.horizon_days + use_case.late_window_days)
+
+
 def _require_mature(settings: Settings, use_case: UseCase, as_of: date, last: date) -> None:
     try:
         require_ingested(settings, first=as_of + timedelta(days=1), last=last)

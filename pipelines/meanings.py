@@ -4,6 +4,7 @@ TABLES = {
     "kpi__daily": "What the predictions were worth, day by day",
     "kpi__weekly": "What the predictions were worth, over seven days",
     "monitor__metrics": "How good the published scores were and how far the data have moved, for each score date",
+    "monitor__findings": "What has moved beyond its limits, why, and what follows, for each business date",
     "ops__ingest_log": "Each time that a file's rows of a date were settled, with what became of them",
     "ops__tombstones": "Households that were erased: their rows are never taken in again",
     "ops__check_log": "Every check of data, models and publications, with what was seen and what was expected",

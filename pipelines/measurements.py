@@ -5,16 +5,18 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 from pipelines import tables, warehouse
+from pipelines.labels import mature_on
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 EVERYTHING = "all"
-OK, ALERT, INFO = "ok", "alert", "info"
+OK, WARN, ALERT, INFO = "ok", "warn", "alert", "info"
+DATA, PREDICTION, LABEL = "data", "prediction", "label"  # the three clocks: what a figure had to wait for
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row of `monitor__metrics`, without its use case and date."""
+    """One row of `monitor__metrics`, without its use case and dates; `low` and `high` are its 95 % interval."""
 
     metric: str
     model_version: str
@@ -23,6 +25,9 @@ class Measurement:
     reference: float | None = None
     threshold: float | None = None
     status: str = INFO
+    clock: str = LABEL
+    low: float | None = None
+    high: float | None = None
 
 
 def replace_measurements(
@@ -32,14 +37,22 @@ def replace_measurements(
     metrics: Sequence[str],
     measurements: Sequence[Measurement],
 ) -> int:
-    """Put the measurements in place of the date's rows of these metrics, at once; other metrics stay."""
+    """Put the measurements in place of the date's rows of these metrics, at once; other metrics stay.
+
+    What waits for labels is known when they have matured; everything else at the end of the date itself.
+    """
+    matured = mature_on(use_case, score_date)
     place = {"use_case": use_case.name, "score_date": score_date}
     with warehouse.open_warehouse(settings) as connection:
         return sum(
             warehouse.replace_rows(
                 connection,
                 tables.METRICS,
-                [place | asdict(found) for found in measurements if found.metric == metric],
+                [
+                    place | asdict(found) | {"known_date": matured if found.clock == LABEL else score_date}
+                    for found in measurements
+                    if found.metric == metric
+                ],
                 **place,
                 metric=metric,
             )

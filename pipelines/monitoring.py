@@ -12,7 +12,7 @@ from pipelines.champion import RULE_PREFIX
 from pipelines.drift import Reference, distance
 from pipelines.engine import open_engine
 from pipelines.kpis import compute_kpis
-from pipelines.measurements import ALERT, OK, Measurement, replace_measurements
+from pipelines.measurements import ALERT, DATA, OK, PREDICTION, Measurement, replace_measurements
 from pipelines.outcomes import published_version, record_outcomes
 from pipelines.quality import measure_quality, scores_sql
 from pipelines.retraining import DRIFT_SHARE, decide_retraining
@@ -71,11 +71,13 @@ def compare_columns(
     for name, expected in reference.items():
         far = distance(expected, columns[name])
         status = ALERT if far > expected.threshold else OK
-        found.append(Measurement(DRIFT, model_version, far, slice=name, threshold=expected.threshold, status=status))
+        clock = PREDICTION if name == SCORE else DATA
+        limit = expected.threshold
+        found.append(Measurement(DRIFT, model_version, far, slice=name, threshold=limit, status=status, clock=clock))
     features = [one.status == ALERT for one in found if one.slice != SCORE]
     share, limit = sum(features) / len(features), use_case.retraining.drifted_feature_share
     status = ALERT if share > limit else OK
-    return [*found, Measurement(DRIFT_SHARE, model_version, share, threshold=limit, status=status)]
+    return [*found, Measurement(DRIFT_SHARE, model_version, share, threshold=limit, status=status, clock=DATA)]
 
 
 def _columns(

@@ -1,5 +1,6 @@
 """The decision on a new model: by rules that see only what was measured, written down once for each date."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -62,8 +63,11 @@ def decide_retraining(settings: Settings, use_case: UseCase, as_of: date, run_id
             **place,
             "run_id": run_id,
             "is_requested": bool(failed),
+            "action": "request" if failed else "none",
+            "model_version": version,
             "reason": reason,
             "evidence": json.dumps({"model_version": version, "checks": [asdict(check) for check in checks]}),
+            "evidence_hash": hashlib.sha256(reason.encode()).hexdigest(),
         }
         with warehouse.open_warehouse(settings) as connection:
             cost.rows = warehouse.replace_rows(connection, tables.RETRAIN_DECISIONS, [row], **place)

@@ -19,7 +19,7 @@ GRANTS = {
     "outcomes__*": "train:S score:S monitor:SID erase:SD analyst:S",
     "staging__*": "score:SID erase:SD",
     "kpi__*": "train:S score:S monitor:SID analyst:S",
-    "monitor__metrics": "train:S score:S monitor:SID analyst:S",
+    "monitor__*": "train:S score:S monitor:SID analyst:S",
     "ops__ingest_log": "ingest:SI train:S score:S monitor:S erase:SI analyst:S",
     "ops__reconciliation": "ingest:S analyst:S",
     "ops__check_log": f"{_EVERY_STEP} analyst:S",

@@ -125,6 +125,7 @@ class Kpi(_Frozen):
     unit: str
     sql: str
     is_daily: bool = True
+    owner: str = Field("", description="Who answers for it; empty: the owner of the use case")
 
 
 class UseCase(_Frozen):
