@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from datetime import date
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -128,6 +129,48 @@ class Kpi(_Frozen):
     owner: str = Field("", description="Who answers for it; empty: the owner of the use case")
 
 
+class Signal(_Frozen):
+    """A figure of the data that is watched for shifts: a ratio of two sums over entities, by window and slice.
+
+    The SQL gives `window_date`, the entity, `slice`, `numerator` and `denominator`. It sees the core tables, the use
+    case's `signal_tables`, and the macro `window_of(day)`: the last day of the window that holds a day, null outside
+    of what is read. A row whose slice is null is part of the denominator of every slice.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    meaning: str
+    sql: str
+    lookback_days: int = Field(0, ge=0, description="Days before a window that the figure needs as well")
+    is_relative: bool = Field(False, description="Changes are compared as shares of the figure, not as differences")
+    min_change: float = Field(0, ge=0, description="A smaller change does not matter; a share where is_relative")
+    is_quality: bool = Field(False, description="A shift of it is a fault of the data")
+    is_seasonal: bool = Field(True, description="A known season explains a shift of it")
+    fault_factor: float = Field(0, ge=0, description="So many times its reference, or less than 1/so many, is a fault")
+
+
+class Season(_Frozen):
+    """Days on which entities are known to behave otherwise; both dates are included."""
+
+    name: str
+    first_date: date
+    last_date: date
+
+
+class MonitorPolicy(_Frozen):
+    """How shifts are told from chance; distances are in standard deviations of what is usual between windows."""
+
+    window_days: int = Field(7, ge=1)
+    history_windows: int = Field(24, ge=8, description="Windows before the newest that tell what is usual")
+    min_windows: int = Field(6, ge=4, description="Fewer changes between windows tell nothing yet")
+    reference_windows: int = Field(4, ge=1, description="Windows just before: the rolling reference of the season")
+    limit: float = Field(3.5, gt=0, description="Distance that counts if two of three windows have it")
+    severe: float = Field(7.0, gt=0, description="Distance that counts at once")
+    ramp_limit: float = Field(8.0, gt=0, description="Sum of small distances to one side that counts, by CUSUM")
+    ramp_slack: float = Field(0.75, ge=0, description="Part of each distance that such a sum leaves out")
+    prior_windows: int = Field(8, ge=0, description="Weight of the other figures in what is usual of one")
+    false_share: float = Field(0.05, gt=0, lt=1, description="Of the shifts found at once, by Benjamini-Hochberg")
+
+
 class UseCase(_Frozen):
     """One prediction task: for every `entity` and `item`, does the event happen within `horizon_days`?
 
@@ -165,6 +208,10 @@ class UseCase(_Frozen):
     audit: AuditPolicy = AuditPolicy()
     retraining: RetrainPolicy = RetrainPolicy()
     kpis: tuple[Kpi, ...] = ()
+    signal_tables: tuple[BaseTable, ...] = ()
+    signals: tuple[Signal, ...] = ()
+    calendar: tuple[Season, ...] = ()
+    monitor: MonitorPolicy = MonitorPolicy()
     expectations_module: str
     feature_module: str
     data_notice: str = Field("", description="Where the data comes from and under what licence, for the model card")

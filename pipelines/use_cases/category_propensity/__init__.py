@@ -4,6 +4,7 @@ from pipelines.use_case import SimpleRule, UseCase
 from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGORY, EXCLUDED, HOUSEHOLD, PAIR
 from pipelines.use_cases.category_propensity.kpis import KPIS
 from pipelines.use_cases.category_propensity.reasons import POPULAR_SQL, REASONS, SEGMENTS_SQL, SLICES
+from pipelines.use_cases.category_propensity.signals import CALENDAR, SIGNAL_TABLES, SIGNALS
 
 USE_CASE = UseCase(
     name="category_propensity",
@@ -44,6 +45,9 @@ USE_CASE = UseCase(
     ),
     baseline_rule="frequency_180d_popularity",
     kpis=KPIS,
+    signal_tables=SIGNAL_TABLES,
+    signals=SIGNALS,
+    calendar=CALENDAR,
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
     data_notice="The Complete Journey: a year of grocery purchases, simulated from real shopping and meant for "
