@@ -1,26 +1,25 @@
-"""The decision on a new model: by rules that see only what was measured, written down once for each date."""
+"""The decision on a new model: gathered from what was measured, judged by the policy, written down once a date."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipelines import registry, tables, warehouse
+from pipelines.avoidable import AVOIDABLE
 from pipelines.champion import RULE_PREFIX
-from pipelines.checks import Check
 from pipelines.errors import MissingPartition
-from pipelines.labels import last_mature
-from pipelines.measurements import EVERYTHING
+from pipelines.measurements import ALERT, EVERYTHING, LABEL
 from pipelines.outcomes import published_version
+from pipelines.retrain_ledger import keep_decision, past_requests
+from pipelines.retrain_policy import BLOCK, Cause, Evidence, Matured, judge
 from pipelines.settings import Settings
 from pipelines.steps import measured
-from pipelines.use_case import RetrainPolicy, UseCase
+from pipelines.use_case import UseCase
 
 DRIFT_SHARE = "drift_share"
+_WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,14 @@ class RetrainReport:
     as_of: date
     model_version: str
     is_requested: bool
+    action: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a decision rests on; `realised_auc` is none before scores of the model have matured."""
-
-    trained_as_of: date
-    validation_auc: float
-    realised_auc: float | None
-    drifted_share: float
 
 
 def decide_retraining(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> RetrainReport:
     """Decide whether the model that scored `as_of` should be replaced, and write the decision down.
+
+    A training that was asked for stays asked for: a second run gives the same.
 
     Raises:
         MissingPartition: the scores of `as_of` are not published or their drift was not measured.
@@ -52,98 +44,104 @@ def decide_retraining(settings: Settings, use_case: UseCase, as_of: date, run_id
     """
     with measured(settings, f"retraining__{use_case.name}", str(as_of), run_id) as cost:
         version = published_version(settings, use_case, as_of)
-        if version.startswith(RULE_PREFIX):
-            checks: Sequence[Check] = [Check("who scored the date", False, version, "a model", is_blocking=False)]
-        else:
-            checks = apply_policy(use_case.retraining, _gather(settings, use_case, as_of, version), as_of)
-        failed = [check for check in checks if not check.success]
-        reason = "; ".join(map(str, failed or checks))
-        place = {"use_case": use_case.name, "decision_date": as_of}
-        row = {
-            **place,
-            "run_id": run_id,
-            "is_requested": bool(failed),
-            "action": "request" if failed else "none",
-            "model_version": version,
-            "reason": reason,
-            "evidence": json.dumps({"model_version": version, "checks": [asdict(check) for check in checks]}),
-            "evidence_hash": hashlib.sha256(reason.encode()).hexdigest(),
-        }
-        with warehouse.open_warehouse(settings) as connection:
-            cost.rows = warehouse.replace_rows(connection, tables.RETRAIN_DECISIONS, [row], **place)
-    return RetrainReport(as_of, version, bool(failed), reason)
+        cost.model_version = version
+        evidence = gather(settings, use_case, as_of, version)
+        verdict = judge(use_case.retraining, evidence)
+        row = keep_decision(settings, use_case, evidence, verdict, run_id)
+        cost.rows = 1
+    return RetrainReport(as_of, version, row["is_requested"], row["action"], row["reason"])
 
 
-def apply_policy(policy: RetrainPolicy, evidence: Evidence, as_of: date) -> Sequence[Check]:
-    """The policy's rules; one that fails asks for a new model."""
-    age, realised = (as_of - evidence.trained_as_of).days, evidence.realised_auc
-    lowest = round(evidence.validation_auc - policy.min_auc_drop, 5)
-    return [
-        Check(
-            "days since the model's training date",
-            age <= policy.champion_max_age_days,
-            age,
-            f"at most {policy.champion_max_age_days}",
-            is_blocking=False,
-        ),
-        Check(
-            "realised AUC",
-            realised is None or realised >= lowest,
-            "no matured scores of this model yet" if realised is None else round(realised, 5),
-            f"at least {lowest} ({policy.min_auc_drop} below validation)",
-            is_blocking=False,
-        ),
-        Check(
-            "share of drifted features",
-            evidence.drifted_share <= policy.drifted_feature_share,
-            round(evidence.drifted_share, 5),
-            f"at most {policy.drifted_feature_share}",
-            is_blocking=False,
-        ),
+def gather(settings: Settings, use_case: UseCase, as_of: date, version: str) -> Evidence:
+    """What was known at the end of `as_of` of the model that scored it; figures that were not mature are left out."""
+    trained = None
+    if not version.startswith(RULE_PREFIX):
+        parameters = registry.validation_parameters(settings, registry.get_version(settings, use_case, version))
+        trained = date.fromisoformat(parameters["as_of"])
+    with warehouse.open_warehouse(settings, only_reads=True) as connection:
+        if trained is not None:
+            _require_drift(connection, use_case, as_of)
+        found = _findings(connection, use_case, as_of)
+        return Evidence(
+            as_of=as_of,
+            model_version=version,
+            trained=trained,
+            matured=_matured(connection, use_case, as_of, version),
+            causes=[
+                *(_cause(row) for row in found if row["action"] == "retrain"),
+                *_broken_bands(connection, use_case, as_of, version),
+            ],
+            faults=[row["told"] for row in found if row["action"] == BLOCK],
+            requests=past_requests(connection, use_case, as_of),
+        )
+
+
+def _cause(finding: dict[str, Any]) -> Cause:
+    """The cause that a finding gives: the same as long as it lasts without a break."""
+    key = f"{finding['cause']}: {finding['metric']} of {finding['slice']} since {finding['first_date']}"
+    return Cause(key, finding["told"], is_proven=finding["clock"] == LABEL)
+
+
+def _findings(connection: sa.Connection, use_case: UseCase, as_of: date) -> list[dict[str, Any]]:
+    table = tables.FINDINGS
+    query = sa.select(table).where(table.c.use_case == use_case.name, table.c.finding_date == as_of)
+    return warehouse.read_rows(connection, query.order_by(table.c.metric, table.c.slice))
+
+
+def _matured(connection: sa.Connection, use_case: UseCase, as_of: date, version: str) -> list[Matured]:
+    query = _known(use_case, as_of, version).where(tables.METRICS.c.metric == AVOIDABLE)
+    return [Matured(row["score_date"], row["value"]) for row in warehouse.read_rows(connection, query)]
+
+
+def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, version: str) -> list[Cause]:
+    """Quality of the model's newest matured scores, and KPIs of the newest week, that are worse than usual.
+
+    Of the KPIs only those count that a simple rule has as well: a new model can mend no other.
+    """
+    query, metrics = _known(use_case, as_of, version), tables.METRICS
+    newest = connection.scalar(sa.select(sa.func.max(query.subquery().c.score_date)))
+    alerts = query.where(metrics.c.score_date == newest, metrics.c.status == ALERT)
+    causes = [
+        Cause(f"{row['metric']} of version {version}", _told(row["metric"], row, row["threshold"]))
+        for row in warehouse.read_rows(connection, alerts)
+    ]
+    kpis = tables.KPI_WEEKLY
+    weeks = sa.select(kpis).where(
+        kpis.c.use_case == use_case.name,
+        kpis.c.kpi_date.between(as_of - _WEEK + timedelta(days=1), as_of),
+        kpis.c.status == ALERT,
+        kpis.c.reference.is_not(None),
+        kpis.c.value < kpis.c.band_low,
+    )
+    return causes + [
+        Cause(f"{row['kpi']} of version {version}", _told(row["kpi"], row, row["band_low"]))
+        for row in warehouse.read_rows(connection, weeks.order_by(kpis.c.kpi))
     ]
 
 
-def _gather(settings: Settings, use_case: UseCase, as_of: date, model_version: str) -> Evidence:
-    version = registry.get_version(settings, use_case, model_version)
-    return Evidence(
-        trained_as_of=date.fromisoformat(registry.validation_parameters(settings, version)["as_of"]),
-        validation_auc=registry.validation_metrics(settings, version)["auc"],
-        realised_auc=_realised_auc(settings, use_case, as_of, model_version),
-        drifted_share=_drifted_share(settings, use_case, as_of, model_version),
+def _known(use_case: UseCase, as_of: date, version: str) -> sa.Select[Any]:
+    """The model's figures over all rows that had matured by the date, oldest first."""
+    table = tables.METRICS
+    return (
+        sa.select(table)
+        .where(table.c.use_case == use_case.name, table.c.slice == EVERYTHING, table.c.model_version == version)
+        .where(table.c.clock == LABEL, table.c.known_date <= as_of)
+        .order_by(table.c.score_date, table.c.metric)
     )
 
 
-def _realised_auc(settings: Settings, use_case: UseCase, as_of: date, model_version: str) -> float | None:
-    """AUC of the model's newest scores that have matured at the end of `as_of`."""
-    query = (
-        _metric(use_case, "auc", model_version)
-        .where(tables.METRICS.c.score_date <= last_mature(use_case, as_of))
-        .order_by(tables.METRICS.c.score_date.desc())
-        .limit(1)
+def _told(name: str, row: dict[str, Any], limit: float | None) -> str:
+    return f"{name} is {row['value']:.4g}" + ("" if limit is None else f", beyond {limit:.4g}")
+
+
+def _require_drift(connection: sa.Connection, use_case: UseCase, as_of: date) -> None:
+    table = tables.METRICS
+    query = sa.select(table.c.metric).where(
+        table.c.use_case == use_case.name, table.c.score_date == as_of, table.c.clock != LABEL
     )
-    with warehouse.open_warehouse(settings) as connection:
-        found: float | None = connection.scalar(query)
-    return found
-
-
-def _drifted_share(settings: Settings, use_case: UseCase, as_of: date, model_version: str) -> float:
-    query = _metric(use_case, DRIFT_SHARE, model_version).where(tables.METRICS.c.score_date == as_of)
-    with warehouse.open_warehouse(settings) as connection:
-        found = connection.scalar(query)
-    if found is None:
+    if connection.scalar(query.limit(1)) is None:
         raise MissingPartition(
             "the drift of the date was not measured: there is no basis for a decision",
-            where=f"monitor__metrics, {DRIFT_SHARE}, score_date={as_of}, model_version={model_version}",
+            where=f"monitor__metrics, score_date={as_of}",
             remedy=f"nightjar monitor --use-case {use_case.name} --date {as_of}",
         )
-    return float(found)
-
-
-def _metric(use_case: UseCase, metric: str, model_version: str) -> sa.Select[Any]:
-    table = tables.METRICS
-    return sa.select(table.c.value).where(
-        table.c.use_case == use_case.name,
-        table.c.metric == metric,
-        table.c.slice == EVERYTHING,
-        table.c.model_version == model_version,
-    )

@@ -32,7 +32,7 @@ GRANTS = {
     "ops__publish_fences": "score:SIU erase:S",
     "ops__promotion_log": "train:SI score:S monitor:S analyst:S",
     "ops__incidents": "score:SIU monitor:S analyst:S",
-    "ops__retrain_decisions": "train:S monitor:SID analyst:S",
+    "ops__retrain_decisions": "train:SID monitor:SID analyst:S",
 }
 _FUNCTIONS = {"make_partition(text, date)": "score", "drop_partitions(text, date)": "erase"}
 # A reader writes nothing at all; only the owner of the database can see to it, and it may be somebody else's.

@@ -37,6 +37,7 @@ def _of_use_case(use_case: UseCase) -> Edges:
     labels, scored = _tables("lake", [use_case.labels_table]), _tables("lake", [use_case.scores_table])
     published, outcomes = (_tables("warehouse", [name]) for name in (use_case.scores_table, use_case.outcomes_table))
     metrics, kpis = _tables("warehouse", ["monitor__metrics"]), _tables("warehouse", ["kpi__daily", "kpi__weekly"])
+    findings, asked = _tables("warehouse", ["monitor__findings"]), _tables("warehouse", ["ops__retrain_decisions"])
     model = _tables("registry", [use_case.name])
     return {
         "build_features": (core, features),
@@ -53,7 +54,8 @@ def _of_use_case(use_case: UseCase) -> Edges:
         "measure_quality": ([*features, *labels, *scored, *model], metrics),
         "measure_drift": ([*features, *scored, *model], metrics),
         "compute_kpis": ([*core, *labels, *outcomes], kpis),
-        "decide_retraining": ([*metrics, *model], _tables("warehouse", ["ops__retrain_decisions"])),
+        "decide_retraining": ([*metrics, *findings, *kpis, *model], asked),
+        "admit_training": ([*findings, *asked], asked),
     }
 
 

@@ -56,7 +56,7 @@ def add_promotion(
             "body": _evidence(use_case, plain(report)),
         }
 
-    @task(trigger_rule="none_failed")
+    @task(trigger_rule="none_failed_min_one_success")  # without an answer where the gate refused, not without verdict
     def promote_model(judged: dict[str, Any], answered: dict[str, Any] | None) -> object:
         """Make the version champion, or write down who refused it and why."""
         from pipelines.promotion import Answer, promote

@@ -165,7 +165,12 @@ def test_every_param_describes_itself_in_the_trigger_form(bag):
     assert params == DATES | {
         (f"{kind}__{name}", param)
         for name in USE_CASES
-        for kind, param in (("train", "search_minutes"), ("rollback", "model_version"), ("rollback", "reason"))
+        for kind, param in (
+            ("train", "search_minutes"),
+            ("train", "anyway"),
+            ("rollback", "model_version"),
+            ("rollback", "reason"),
+        )
     }
 
 

@@ -61,7 +61,8 @@ def test_a_missing_drop_is_not_retried(settings, run_dag, capfd):
 def test_training_without_a_date_asks_for_one(run_dag, capfd):
     tasks = run_dag("train__category_propensity")
     assert {name: task.state for name, task in tasks.items()} == {
-        "train_model": "failed",
+        "admit_training": "failed",
+        "train_model": "upstream_failed",
         "judge_model": "upstream_failed",
         "promote_model": "upstream_failed",
         "announce_champion": "upstream_failed",

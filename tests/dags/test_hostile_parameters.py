@@ -32,7 +32,7 @@ HOSTILE = [
 @pytest.mark.attack("S10")
 def test_hostile_dates_are_refused_by_every_form_and_by_every_task(read_dags):
     params = {(name, key): param for name, dag in read_dags().dags.items() for key, param in dag.params.items()}
-    others = {"search_minutes", "model_version", "reason"}
+    others = {"search_minutes", "anyway", "model_version", "reason"}
     assert {key for _, key in params} == {"as_of", "first_date", "train_date", "last_date"} | others
     business_date = importlib.import_module("nightjar_dags").business_date
 
@@ -52,6 +52,7 @@ def test_hostile_versions_and_minutes_are_refused(read_dags):
     dags = read_dags().dags
     version = dags["rollback__category_propensity"].params.get_param("model_version")
     minutes = dags["train__category_propensity"].params.get_param("search_minutes")
+    anyway = dags["train__category_propensity"].params.get_param("anyway")
     for value in {repr(value): value for value in HOSTILE}.values():
         if not str(value).isdecimal() or isinstance(value, int) or len(value) > 9:
             with pytest.raises(ParamValidationError):
@@ -59,6 +60,9 @@ def test_hostile_versions_and_minutes_are_refused(read_dags):
         if not (isinstance(value, int | float) and 0 <= value <= 30) or value is True:
             with pytest.raises(ParamValidationError):
                 minutes.resolve(value)
+        if not isinstance(value, bool):
+            with pytest.raises(ParamValidationError):
+                anyway.resolve(value)
 
 
 REASONS = ["", "no", "x" * 501, None, 7, True, ["a good reason"], {"why": "a good reason"}]
@@ -67,12 +71,13 @@ REASONS = ["", "no", "x" * 501, None, 7, True, ["a good reason"], {"why": "a goo
 def hostile_confs(dags):
     """A trigger's whole conf with one bad value in it, for every DAG that takes parameters."""
     good = {"as_of": "2017-11-12", "first_date": "2017-11-12", "train_date": "2017-11-12", "last_date": "2017-11-12"}
-    good |= {"search_minutes": 1, "model_version": "1", "reason": "a good reason"}
+    good |= {"search_minutes": 1, "anyway": False, "model_version": "1", "reason": "a good reason"}
     bad_versions = ["1; DROP TABLE x", "1' OR '1'='1", "../1", "$(id)", "{{ ds }}", "v1", "-1", 1, "1" * 40, ""]
     bad_minutes = [-1, 31, 1e9, "1", "{{ 1 }}", True, [], {}]
     texts = {repr(value): value for value in HOSTILE}.values()
     bad = dict.fromkeys(("as_of", "first_date", "train_date", "last_date"), [*texts][::4])
     bad |= {"search_minutes": bad_minutes, "model_version": bad_versions, "reason": REASONS}
+    bad |= {"anyway": ["yes", "true; --", 1, 0, None, [], {}]}
     for name, dag in dags.items():
         fine = {key: good[key] for key in dag.params}
         yield from ((name, key, fine | {key: value}) for key in dag.params for value in bad[key])

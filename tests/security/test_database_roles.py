@@ -47,7 +47,7 @@ MAY = {
     "ops__publish_fences":    ("–",  "–",  "SIU", "–",   "S",   "–"),
     "ops__promotion_log":     ("–",  "SI", "S",   "S",   "–",   "S"),
     "ops__incidents":         ("–",  "–",  "SIU", "S",   "–",   "S"),
-    "ops__retrain_decisions": ("–",  "S",  "–",   "SID", "–",   "S"),
+    "ops__retrain_decisions": ("–",  "SID", "–",  "SID", "–",   "S"),
 }  # fmt: skip
 
 

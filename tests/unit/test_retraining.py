@@ -1,21 +1,41 @@
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from corner_shop import SHOP, day, log, publish, put_scores, register, rows_of, sell, snapshot
 
-from pipelines import tables
+from pipelines import tables, warehouse
 from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.monitoring import decide_retraining, measure_drift
-from pipelines.retraining import Evidence, apply_policy
+from pipelines.retrain_ledger import admit, paid_share, past_requests
+from pipelines.retrain_policy import Cause, Evidence, Matured, Request, judge
 from pipelines.settings import Settings
 from pipelines.use_case import RetrainPolicy
 
-POLICY = RetrainPolicy(champion_max_age_days=28, min_auc_drop=0.02, drifted_feature_share=0.25)
-CALM = Evidence(trained_as_of=day(0), validation_auc=0.80, realised_auc=0.79, drifted_share=0.10)
+POLICY = RetrainPolicy(
+    horizon_days=28,
+    usd_per_nat_week=10_000,
+    staleness_nats_per_week=0.0001,
+    usual_nats=0.0005,
+    shift_nats=0.0005,
+    training_usd=10,
+    risk_usd=5,
+    champion_max_age_days=56,
+    cooldown_days=7,
+    max_per_30_days=2,
+)
+NOW = day(28)
+# Four weeks old: .0004 nats for its age, 16 US$ in four weeks. Its rates were right.
+OLD = Evidence(as_of=NOW, model_version="1", trained=day(0))
+YOUNG = replace(OLD, trained=day(14))  # 8 US$
+SHIFT = Cause("covariate shift: spend of all since 2017-05-01", "spend has moved", is_proven=False)
+CONCEPT = Cause("concept shift: rate_ratio of all since 2017-05-01", "households buy otherwise")
 # Training saw one purchase and 2 $ in half of the pairs, two purchases and 4 $ in the others.
 REFERENCE = json.dumps(
     {
@@ -42,81 +62,291 @@ def scored(tmp_path: Path, registered: str) -> Settings:
     return settings
 
 
-def note(settings: Settings, number: int, metric: str, value: float, version: str = "1") -> None:
-    replace_measurements(settings, SHOP, day(number), [metric], [Measurement(metric, version, value)])
+def note(settings: Settings, number: int, metric: str, value: float, version: str = "1", **facts: str) -> None:
+    replace_measurements(settings, SHOP, day(number), [metric], [Measurement(metric, version, value, **facts)])
 
 
-def failed(evidence: Evidence, age_days: int = 7) -> list[str]:
-    checks = apply_policy(POLICY, evidence, day(0) + timedelta(days=age_days))
-    return [check.name for check in checks if not check.success]
+def decided(evidence: Evidence) -> str:
+    return judge(POLICY, evidence).action
 
 
-def test_a_young_good_and_steady_model_stays() -> None:
-    assert failed(CALM) == []
+def asked(number: int, verdict: str = "", *keys: str) -> Request:
+    return Request(day(number), frozenset(keys), verdict)
 
 
-def test_age_counts_from_the_day_after_the_limit() -> None:
-    assert failed(CALM, age_days=28) == []
-    assert failed(CALM, age_days=29) == ["days since the model's training date"]
+def matured(first: int, *avoidable: float) -> list[Matured]:
+    """A week apart."""
+    return [Matured(day(first + 7 * number), value) for number, value in enumerate(avoidable)]
 
 
-def test_a_realised_auc_far_below_validation_counts() -> None:
-    assert failed(replace(CALM, realised_auc=0.7801)) == []
-    assert failed(replace(CALM, realised_auc=0.7799)) == ["realised AUC"]
+def test_a_model_is_replaced_when_the_gain_over_the_horizon_exceeds_the_cost() -> None:
+    verdict = judge(POLICY, OLD)
+    assert (verdict.action, verdict.gain_usd, verdict.cost_usd) == ("request", pytest.approx(16.0), 15)
+    assert decided(replace(OLD, trained=day(4))) == "none"  # 24 days: 13.7 US$
 
 
-def test_no_matured_scores_are_no_reason() -> None:
-    assert failed(replace(CALM, realised_auc=None)) == []
+def test_wrong_rates_of_matured_weeks_are_part_of_the_gain() -> None:
+    wrong = replace(YOUNG, matured=matured(15, 0.0006, 0.0008))
+    assert judge(POLICY, wrong).gain_usd == pytest.approx(8 + 8)  # median .0007, less what is usual of a new model
+    assert decided(wrong) == "request"
+    assert judge(POLICY, replace(wrong, matured=matured(15, 0.0003, 0.0005))).gain_usd == pytest.approx(8)
 
 
-def test_drift_counts_above_the_share_and_not_at_it() -> None:
-    assert failed(replace(CALM, drifted_share=0.25)) == []
-    assert failed(replace(CALM, drifted_share=0.26)) == ["share of drifted features"]
+def test_only_the_last_four_weeks_of_figures_count() -> None:
+    evidence = replace(OLD, trained=day(-30), matured=matured(-20, 0.9, 0.9, 0.0005, 0.0005, 0.0005, 0.0005))
+    assert judge(POLICY, evidence).gain_usd == pytest.approx(58 / 7 * 4)
+
+
+def test_the_age_limit_holds_whatever_the_gain() -> None:
+    worthless = POLICY.model_copy(update={"usd_per_nat_week": 0.0})
+    assert judge(worthless, replace(OLD, as_of=day(56))).action == "none"
+    assert judge(worthless, replace(OLD, as_of=day(57))).action == "request"
+
+
+def test_a_shift_that_labels_prove_counts_by_itself_and_another_one_adds_to_the_gain() -> None:
+    fresh = replace(OLD, trained=day(27))
+    assert decided(replace(fresh, causes=[CONCEPT])) == "request"
+    assert decided(replace(fresh, causes=[SHIFT])) == "request"  # .0005 nats are 20 US$
+    dear = POLICY.model_copy(update={"training_usd": 30.0})
+    assert judge(dear, replace(fresh, causes=[SHIFT])).action == "wait"
+    assert judge(dear, replace(fresh, causes=[CONCEPT])).action == "request"
+
+
+def test_where_no_model_scored_one_is_asked_for() -> None:
+    verdict = judge(POLICY, replace(OLD, model_version="rule:frequency", trained=None))
+    assert (verdict.action, verdict.gain_usd) == ("request", None)
+
+
+@pytest.mark.parametrize("evidence", [OLD, replace(YOUNG, causes=[CONCEPT]), replace(OLD, trained=None)])
+def test_data_at_fault_block_every_cause(evidence: Evidence) -> None:
+    verdict = judge(POLICY, replace(evidence, faults=["the drop of 2017-05-28 is in cents"]))
+    assert verdict.action == "block"
+    assert "the drop of 2017-05-28 is in cents" in verdict.reason
+
+
+def test_data_at_fault_are_no_cause_by_themselves() -> None:
+    assert decided(replace(YOUNG, faults=["the drop of 2017-05-28 is in cents"])) == "none"
+
+
+def test_a_cause_is_used_once_also_when_its_challenger_was_refused() -> None:
+    shifted = replace(YOUNG, trained=day(26), causes=[CONCEPT])
+    for verdict in ("promote", "refuse", "rollback"):
+        assert decided(replace(shifted, requests=[asked(14, verdict, CONCEPT.key)])) == "coalesce"
+    assert decided(replace(shifted, requests=[asked(14, "refuse", "another")])) == "request"
+
+
+def test_a_cause_whose_training_never_got_a_verdict_may_be_used_again_after_the_cooldown() -> None:
+    shifted = replace(YOUNG, trained=day(26), causes=[CONCEPT])
+    assert decided(replace(shifted, requests=[asked(22, "", CONCEPT.key)])) == "coalesce"
+    assert decided(replace(shifted, requests=[asked(21, "", CONCEPT.key)])) == "request"
+
+
+def test_a_refused_challenger_shows_that_the_champion_was_as_good_then() -> None:
+    refused = replace(OLD, requests=[asked(14, "refuse")], matured=matured(7, 0.9, 0.9))
+    assert judge(POLICY, refused).gain_usd == pytest.approx(8)  # two weeks, and no rates known since
+    assert judge(POLICY, replace(refused, requests=[asked(14, "promote")])).gain_usd > 1000
+
+
+def test_one_training_at_a_time() -> None:
+    assert decided(replace(OLD, requests=[asked(27)])) == "coalesce"  # it has no verdict yet
+    assert decided(replace(OLD, requests=[asked(29)])) == "coalesce"  # asked for on a later date already
+
+
+def test_cooldown_and_budget_delay() -> None:
+    assert decided(replace(OLD, requests=[asked(22, "promote")])) == "wait"
+    assert decided(replace(OLD, requests=[asked(21, "promote")])) == "request"
+    assert decided(replace(OLD, requests=[asked(0, "promote"), asked(21, "promote")])) == "wait"
+    assert decided(replace(OLD, requests=[asked(-2, "promote"), asked(21, "promote")])) == "request"
+
+
+def test_equal_causes_have_an_equal_hash_and_others_another() -> None:
+    both = [judge(POLICY, replace(YOUNG, causes=causes)) for causes in ([CONCEPT, SHIFT], [SHIFT, CONCEPT])]
+    assert both[0].evidence_hash == both[1].evidence_hash
+    assert both[0].evidence_hash != judge(POLICY, replace(YOUNG, causes=[CONCEPT])).evidence_hash
+
+
+def find(settings: Settings, number: int, clock: str = "label", action: str = "retrain") -> None:
+    """A finding of the day, seen since day 4."""
+    row = {"use_case": SHOP.name, "finding_date": day(number), "metric": "rate_ratio", "slice": "all"}
+    row |= {"cause": "concept shift", "action": action, "clock": clock, "first_date": day(4)}
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.append_rows(connection, tables.FINDINGS, [row | {"told": "households buy otherwise", "source": ""}])
+
+
+def end_training(settings: Settings, number: int, run_id: str, *, is_success: bool = True) -> None:
+    """The training of a day has ended; where well, with version 2."""
+    row = {"run_id": run_id, "step": f"train__{SHOP.name}", "partition_key": str(day(number))}
+    row |= dict.fromkeys(("wall_s", "cpu_s", "peak_memory_mib", "euros"), 1.0)
+    row |= {"is_success": is_success, "model_version": "2" if is_success else None}
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.append_rows(connection, tables.RUN_COSTS, [row])
+
+
+def say(settings: Settings, action: str, version: str, before: str = "1") -> None:
+    """The log of promotions says this of a version."""
+    with warehouse.open_warehouse(settings) as connection:
+        number = len(warehouse.read_rows(connection, sa.select(tables.PROMOTION_LOG)))
+        row = {"run_id": "t", "recorded_at": datetime(2017, 5, 8, tzinfo=UTC), "use_case": SHOP.name, "action": action}
+        row |= {"from_version": before, "to_version": version, "is_promoted": action != "refuse", "actor": "nightjar"}
+        row |= {"reason": "", "evidence": "[]", "previous_hash": str(number), "entry_hash": str(number + 1)}
+        warehouse.append_rows(connection, tables.PROMOTION_LOG, [row])
+
+
+def decisions(settings: Settings) -> list[dict[str, Any]]:
+    return rows_of(settings, tables.RETRAIN_DECISIONS)
+
+
+def triggers(settings: Settings) -> list[tuple[str, str, str]]:
+    (row,) = decisions(settings)
+    return [(one["run_id"], one["by"], one["outcome"]) for one in json.loads(row["evidence"])["triggers"]]
 
 
 def test_the_decision_and_its_evidence_are_written_down_once(scored: Settings) -> None:
-    note(scored, 5, "drift_share", 0.5)
-    note(scored, 3, "auc", 0.79)
+    note(scored, 5, "drift", 0.1, clock="data")
+    find(scored, 5)
 
     report = decide_retraining(scored, SHOP, day(5), "first")
-    decide_retraining(scored, SHOP, day(5), "second")
+    (before,) = decisions(scored)
+    again = decide_retraining(scored, SHOP, day(5), "second")
 
-    (row,) = rows_of(scored, tables.RETRAIN_DECISIONS)
-    assert (row["decision_date"], row["is_requested"], row["run_id"]) == (day(5), True, "second")
-    assert row["reason"] == report.reason == "share of drifted features: expected at most 0.25, observed 0.5"
-    evidence = json.loads(row["evidence"])
-    assert evidence["model_version"] == "1"
-    observed = {check["name"]: check["observed"] for check in evidence["checks"]}
-    assert observed == {
-        "days since the model's training date": 12,
-        "realised AUC": 0.79,
-        "share of drifted features": 0.5,
-    }
+    assert again == report
+    assert decisions(scored) == [before]
+    assert (before["decision_date"], before["action"], before["is_requested"]) == (day(5), "request", True)
+    assert before["reason"] == report.reason
+    assert "households buy otherwise" in report.reason
+    evidence = json.loads(before["evidence"])
+    assert (evidence["trained"], evidence["model_version"]) == (str(day(-7)), "1")
+    assert [cause["key"] for cause in evidence["causes"]] == ["concept shift: rate_ratio of all since 2017-05-05"]
+    assert before["evidence_hash"] == sha256(evidence["causes"][0]["key"].encode()).hexdigest()
+
+
+def test_the_same_evidence_asks_once_whatever_becomes_of_the_challenger(scored: Settings) -> None:
+    for number in (5, 6, 16):
+        log(scored, number)
+        publish(scored, number, {1: ["MILK"]})
+        note(scored, number, "drift", 0.1, clock="data")
+        find(scored, number)
+    decide_retraining(scored, SHOP, day(5), "test")
+    at_once = decide_retraining(scored, SHOP, day(6), "test")
+    end_training(scored, 5, "train")
+    say(scored, "refuse", "2")
+
+    later = decide_retraining(scored, SHOP, day(16), "test")
+
+    assert [(one.action, one.is_requested) for one in (at_once, later)] == [("coalesce", False)] * 2
+    assert paid_share(scored, SHOP, day(16)) == 0
 
 
 def test_only_matured_figures_of_the_model_itself_count(scored: Settings) -> None:
-    note(scored, 5, "drift_share", 0.0)
-    note(scored, 1, "auc", 0.79)
-    note(scored, 3, "auc", 0.10, version="0")  # a model that is gone
-    note(scored, 4, "auc", 0.10)  # measured by a later run; not known at the end of day 5
+    note(scored, 5, "drift", 0.1, clock="data")
+    note(scored, 0, "avoidable_log_loss", 0.0004)  # matured on day 5: two days of labels, three of late drops
+    note(scored, -1, "avoidable_log_loss", 0.1, version="0")  # a model that is gone
+    note(scored, 1, "avoidable_log_loss", 0.1)  # not known at the end of day 5
 
     report = decide_retraining(scored, SHOP, day(5), "test")
 
-    assert not report.is_requested
-    assert "observed 0.79" in report.reason
+    assert (report.action, report.is_requested) == ("none", False)
+    (row,) = decisions(scored)
+    assert json.loads(row["evidence"])["matured"] == [{"score_date": str(day(0)), "avoidable": 0.0004}]
+
+
+def test_a_figure_beyond_its_limit_in_the_newest_matured_scores_is_a_cause(scored: Settings) -> None:
+    note(scored, 5, "drift", 0.1, clock="data")
+    note(scored, -1, "auc", 0.1, status="alert")
+    note(scored, 0, "auc", 0.7)
+    assert decide_retraining(scored, SHOP, day(5), "test").action == "none"  # it is well again
+
+    note(scored, 0, "auc", 0.1, status="alert")
+    assert decide_retraining(scored, SHOP, day(5), "test").reason.startswith("auc is 0.1")
+
+
+def test_a_kpi_below_its_band_is_a_cause_where_a_rule_has_it_too(scored: Settings) -> None:
+    note(scored, 5, "drift", 0.1, clock="data")
+    row = {"use_case": SHOP.name, "kpi_date": day(5), "value": 0.2, "band_low": 0.3, "band_high": 0.4}
+    row |= {"status": "alert", "unit": "share", "owner": "tests", "meaning": "hits"}
+    with warehouse.open_warehouse(scored) as connection:
+        kpis = [row | {"kpi": "baskets", "reference": None}, row | {"kpi": "hit_rate", "reference": 0.25}]
+        warehouse.append_rows(connection, tables.KPI_WEEKLY, kpis)
+
+    report = decide_retraining(scored, SHOP, day(5), "test")
+
+    assert report.reason.startswith("hit_rate is 0.2, beyond 0.3; a new model")
+
+
+def test_data_at_fault_block_the_decision_and_a_training_by_hand(scored: Settings) -> None:
+    note(scored, 5, "drift", 0.1, clock="data")
+    find(scored, 5, action="block")
+    with warehouse.open_warehouse(scored) as connection:
+        connection.execute(sa.update(tables.FINDINGS).values(metric="sales_usd"))
+    find(scored, 5)
+
+    assert decide_retraining(scored, SHOP, day(5), "test").action == "block"
+    refused = admit(scored, SHOP, day(5), "by hand", "ada")
+
+    assert (refused.is_admitted, refused.reason) == (False, "the data are at fault: households buy otherwise")
+    assert triggers(scored) == [("by hand", "ada", "refused")]
+    assert not decisions(scored)[0]["is_requested"]
+    assert admit(scored, SHOP, day(5), "by hand", "ada", anyway=True).is_admitted
+
+
+def test_a_second_trigger_for_a_date_is_coalesced_and_a_retry_of_the_first_is_not(scored: Settings) -> None:
+    note(scored, 5, "drift", 0.1, clock="data")
+    find(scored, 5)
+    decide_retraining(scored, SHOP, day(5), "monitor")
+
+    admitted = [admit(scored, SHOP, day(5), run, by).is_admitted for run, by in (("r1", "nightjar"), ("r2", "ada"))]
+    retried = admit(scored, SHOP, day(5), "r1")
+
+    assert (admitted, retried.is_admitted) == ([True, False], True)
+    assert triggers(scored) == [("r1", "nightjar", "admitted"), ("r2", "ada", "coalesced")]
+    decide_retraining(scored, SHOP, day(5), "monitor again")
+    assert len(triggers(scored)) == 2
+
+
+def test_after_a_training_that_failed_another_run_may_train(scored: Settings) -> None:
+    assert admit(scored, SHOP, day(5), "r1", "ada").is_admitted
+    end_training(scored, 5, "r1", is_success=False)
+
+    assert admit(scored, SHOP, day(5), "r2", "ada").is_admitted
+
+
+def test_the_monitor_joins_a_training_that_somebody_asked_for_and_its_causes_are_used_up(scored: Settings) -> None:
+    assert admit(scored, SHOP, day(5), "r1", "ada").is_admitted
+    note(scored, 5, "drift", 0.1, clock="data")
+    find(scored, 5)
+
+    report = decide_retraining(scored, SHOP, day(5), "monitor")
+
+    assert (report.is_requested, report.reason) == (True, "asked for by ada")
+    assert not admit(scored, SHOP, day(5), "r2").is_admitted
+    with warehouse.open_warehouse(scored) as connection:
+        (request,) = past_requests(connection, SHOP, day(6))
+    assert request.keys == {"concept shift: rate_ratio of all since 2017-05-05"}
+
+
+def test_a_training_paid_when_it_was_promoted_and_not_rolled_back(scored: Settings) -> None:
+    assert paid_share(scored, SHOP, day(9)) is None
+    admit(scored, SHOP, day(5), "r1", "ada")
+    assert paid_share(scored, SHOP, day(9)) is None  # no verdict yet
+    end_training(scored, 5, "r1")
+    say(scored, "promote", "2")
+    assert paid_share(scored, SHOP, day(9)) == 1
+    assert paid_share(scored, SHOP, day(4)) is None
+    say(scored, "rollback", "1", before="2")
+    assert paid_share(scored, SHOP, day(9)) == 0
 
 
 def test_nothing_is_decided_when_drift_was_not_measured(scored: Settings) -> None:
-    note(scored, 4, "drift_share", 0.9)  # of another date
+    note(scored, 4, "drift", 0.9, clock="data")  # of another date
 
     with pytest.raises(MissingPartition, match="no basis for a decision"):
         decide_retraining(scored, SHOP, day(5), "test")
-    assert rows_of(scored, tables.RETRAIN_DECISIONS) == []
+    assert decisions(scored) == []
 
 
 def test_a_version_that_the_registry_does_not_know_is_an_error_and_never_a_request(scored: Settings) -> None:
     publish(scored, 5, {1: ["MILK"]}, version="99")  # the registry knows no such version
-    note(scored, 5, "drift_share", 0.9, version="99")
+    note(scored, 5, "drift", 0.9, version="99", clock="data")
 
     with pytest.raises(UnknownVersion):
         decide_retraining(scored, SHOP, day(5), "test")
