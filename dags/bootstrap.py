@@ -35,7 +35,7 @@ DATES = ("first_date", "train_date", "last_date")
 PARAMS = {
     "first_date": date_param(date(2017, 1, 1), "First date", "First business date of the history."),
     "train_date": date_param(
-        date(2017, 11, 12), "Train with data up to", "Business date up to which the first model learns."
+        date(2017, 11, 9), "Train with data up to", "Business date up to which the first model learns."
     ),
     "last_date": date_param(date(2017, 11, 18), "Last date", "Last business date that is ingested here."),
 }

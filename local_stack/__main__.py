@@ -25,7 +25,7 @@ from pipelines.use_cases import load_use_cases
 
 MLFLOW = "mlflow"
 AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
-FIRST_DATE, TRAIN_DATE, LAST_DATE = date(2017, 1, 1), date(2017, 11, 12), date(2017, 11, 18)
+FIRST_DATE, TRAIN_DATE, LAST_DATE = date(2017, 1, 1), date(2017, 11, 9), date(2017, 11, 18)
 NIGHTS = (date(2017, 11, 19), date(2017, 11, 20))
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -1,4 +1,4 @@
-"""Outcomes: what became of each published row, once its label window is over."""
+"""Outcomes: what became of each published row, once its labels are final: label window and late window are over."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,37 +7,47 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines import lake, tables, warehouse
+from pipelines import lake, ledger, tables, warehouse
 from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
-from pipelines.labels import build_labels, last_mature
+from pipelines.labels import build_labels, candidates_sql, compute_labels, inputs_of, mature_on, newest_mature
+from pipelines.measurements import LABEL
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 
+CORRECTED_DAYS = 31  # so long after it was final is a label corrected: what came to light later is history
+
 
 @dataclass(frozen=True)
 class OutcomesReport:
-    """The score dates whose outcomes were written, and why others that are due were not; empty: all were."""
+    """The score dates whose outcomes were written, and why others that are due were not; empty: all were.
+
+    `corrected` are those among them that had outcomes before, of labels that have changed since.
+    """
 
     as_of: date
     score_dates: tuple[date, ...]
     rows: int
     positives: int
     reason: str
+    corrected: tuple[date, ...] = ()
 
 
 def record_outcomes(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> OutcomesReport:
     """Write labels and outcomes of the score date that matures with `as_of`, and of older ones without.
 
-    A date whose label window has a hole is left for a later run, with the reason in the report.
+    So it does, anew, for a date that matured in the 31 days before if a day of its label window has come in since and
+    changed its labels; its realised figures are taken away, to be measured anew. A date whose label window has a hole
+    is left for a later run, with the reason in the report.
 
     Raises:
         MissingPartition: a published date has no feature snapshot.
     """
     with measured(settings, use_case.outcomes_table, str(as_of), run_id) as cost:
+        corrected = _withdraw_corrected(settings, use_case, as_of)
         done, left, cost.rows, positives = [], [], 0, 0
         for score_date in _due(settings, use_case, as_of):
             try:
@@ -50,9 +60,9 @@ def record_outcomes(settings: Settings, use_case: UseCase, as_of: date, run_id: 
             done.append(score_date)
             cost.rows += len(rows)
             positives += sum(row["is_positive"] for row in rows)
-    newest = last_mature(use_case, as_of)
+    newest = newest_mature(use_case, as_of)
     reason = "; ".join(left) if done or left else f"nothing was published up to {newest} that lacks outcomes"
-    return OutcomesReport(as_of, tuple(done), cost.rows, positives, reason)
+    return OutcomesReport(as_of, tuple(done), cost.rows, positives, reason, tuple(corrected))
 
 
 def published_version(settings: Settings, use_case: UseCase, score_date: date) -> str:
@@ -86,7 +96,7 @@ def labels_sql(settings: Settings, use_case: UseCase, score_dates: Sequence[date
             where=use_case.labels_table,
             found=f"missing: {', '.join(map(str, missing))}",
             remedy=f"nightjar monitor --use-case {use_case.name} --date {missing[-1]}, "
-            f"{use_case.horizon_days} days later",
+            f"{use_case.horizon_days + use_case.late_window_days} days later",
         )
     dates = ", ".join(f"'{day}'" for day in score_dates)
     files = lake.files_where(settings.lake, use_case.labels_table, f"as_of IN ({dates})")
@@ -95,7 +105,7 @@ def labels_sql(settings: Settings, use_case: UseCase, score_dates: Sequence[date
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
     """The published date that matures with `as_of`, and older ones without outcomes."""
-    newest = last_mature(use_case, as_of)
+    newest = newest_mature(use_case, as_of)
     published, recorded = tables.scores_table(use_case), tables.outcomes_table(use_case)
     known = sa.select(recorded.c.score_date).where(recorded.c.score_date != newest).distinct()
     query = sa.select(published.c.score_date).where(published.c.score_date <= newest).distinct()
@@ -103,9 +113,62 @@ def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
         return sorted(set(connection.scalars(query)) - set(connection.scalars(known)))
 
 
+def _withdraw_corrected(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
+    """Lately matured dates whose labels would be others now; their outcomes and figures are taken away.
+
+    So they are due again, also where the run is killed before it has written them anew.
+    """
+    found = []
+    for score_date in _touched(settings, use_case, newest_mature(use_case, as_of) - timedelta(days=1)):
+        made = ledger.newest(settings, use_case, ledger.LABELS, score_date)
+        try:
+            now = inputs_of(settings, use_case, score_date)
+            candidates = candidates_sql(settings, use_case, score_date)
+            if made and made.inputs.files == now.files:
+                continue
+            rows = compute_labels(settings, use_case, score_date, candidates, now.core_versions)
+        except MissingPartition:  # the snapshot was removed: what is known stays
+            continue
+        if made is None or made.version != lake.content_hash(rows):
+            found.append(score_date)
+    with warehouse.open_warehouse(settings) as connection:
+        for score_date in found:
+            place = {"use_case": use_case.name, "score_date": score_date, "clock": LABEL}
+            warehouse.replace_rows(connection, tables.METRICS, [], **place)
+            warehouse.replace_rows(connection, tables.outcomes_table(use_case), [], score_date=score_date)
+    return found
+
+
+def _touched(settings: Settings, use_case: UseCase, newest: date) -> list[date]:
+    """Dates up to the newest with outcomes in whose label window a day came in after their labels were made."""
+    oldest, window = newest - timedelta(days=CORRECTED_DAYS - 1), timedelta(days=use_case.horizon_days)
+    recorded, made, log = tables.outcomes_table(use_case), tables.SNAPSHOT_LOG, tables.INGEST_LOG
+    published = sa.select(tables.scores_table(use_case).c.score_date)
+    dates = sa.select(recorded.c.score_date).where(
+        recorded.c.score_date.between(oldest, newest), recorded.c.score_date.in_(published)
+    )
+    labelled = sa.select(made.c.as_of, sa.func.max(made.c.recorded_at).label("at")).where(
+        made.c.use_case == use_case.name, made.c.kind == ledger.LABELS, made.c.as_of.between(oldest, newest)
+    )
+    ingested = sa.select(log.c.business_date, sa.func.max(log.c.recorded_at).label("at")).where(
+        log.c.business_date.between(oldest, newest + window)
+    )
+    with warehouse.open_warehouse(settings) as connection:
+        known = {row["as_of"]: row["at"] for row in warehouse.read_rows(connection, labelled.group_by(made.c.as_of))}
+        came = warehouse.read_rows(connection, ingested.group_by(log.c.business_date))
+        return [
+            day
+            for day in sorted(connection.scalars(dates.distinct()))
+            if any(
+                day < one["business_date"] <= day + window and (day not in known or one["at"] >= known[day])
+                for one in came
+            )
+        ]
+
+
 def _write_outcomes(settings: Settings, use_case: UseCase, score_date: date) -> list[dict[str, Any]]:
     worth = _worth(settings, use_case, score_date)
-    matured = score_date + timedelta(days=use_case.horizon_days)
+    matured = mature_on(use_case, score_date)
     published, recorded = tables.scores_table(use_case), tables.outcomes_table(use_case)
     columns = ["score_date", use_case.entity, "rank", use_case.item, "score", "model_version"]
     query = sa.select(*(published.c[name] for name in columns)).where(published.c.score_date == score_date)

@@ -13,7 +13,7 @@ from pipelines.champion import RULE_PREFIX
 from pipelines.engine import open_engine
 from pipelines.errors import MissingPartition
 from pipelines.fallback import COLD_START
-from pipelines.labels import last_mature
+from pipelines.labels import newest_mature
 from pipelines.measurements import ALERT, INFO, OK, Measurement, replace_measurements
 from pipelines.metrics import Quality, quality
 from pipelines.outcomes import labels_sql, published_version
@@ -59,7 +59,7 @@ def measure_quality(settings: Settings, use_case: UseCase, as_of: date, run_id: 
         cost.rows,
         {one.metric: one.value for one in ours},
         tuple(one.metric for one in ours if one.status == ALERT),
-        "" if dates else f"no score date up to {last_mature(use_case, as_of)} has outcomes without figures",
+        "" if dates else f"no score date up to {newest_mature(use_case, as_of)} has outcomes without figures",
     )
 
 
@@ -166,7 +166,7 @@ def _in_shadow(settings: Settings, use_case: UseCase, score_date: date, version:
 
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
-    newest = last_mature(use_case, as_of)
+    newest = newest_mature(use_case, as_of)
     recorded, metrics = tables.outcomes_table(use_case), tables.METRICS
     known = sa.select(metrics.c.score_date).where(
         metrics.c.use_case == use_case.name,

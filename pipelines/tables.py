@@ -338,6 +338,11 @@ def outcomes_table(use_case: UseCase) -> Table:
         Column("model_version", String(32), nullable=False, comment="As published"),
         Column("is_positive", Boolean, nullable=False, comment="Whether the event happened"),
         Column("value_usd", Float, nullable=False, comment="What it was worth; 0 where it did not happen"),
-        Column("matured_date", Date, nullable=False, comment="Last business date of the label window"),
+        Column(
+            "matured_date",
+            Date,
+            nullable=False,
+            comment="Business date at whose end it was final: label window and late window",
+        ),
         comment=f"{use_case.title}: what became of each published row",
     )

@@ -26,6 +26,7 @@ SHOP = UseCase(
     entity="household_id",
     item="product_category",
     horizon_days=2,
+    late_window_days=0,
     top_n=2,
     feature_tables=(
         FeatureTable(

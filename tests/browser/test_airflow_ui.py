@@ -15,7 +15,7 @@ DAGS = (
     "janitor",
     *(f"{kind}__category_propensity" for kind in ("monitor", "rollback", "score", "train")),
 )
-NIGHTS = {date(2017, 11, 12), date(2017, 11, 19), date(2017, 11, 20)}
+NIGHTS = {date(2017, 11, 9), date(2017, 11, 19), date(2017, 11, 20)}
 
 
 def test_eight_dags_and_no_import_error(page, airflow, picture):

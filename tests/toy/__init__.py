@@ -39,6 +39,7 @@ USE_CASE = UseCase(
     entity="household_id",
     item="store_id",
     horizon_days=7,
+    late_window_days=0,
     top_n=3,
     base_tables=(BASE,),
     feature_tables=(PAIR, HOUSEHOLD),

@@ -3,6 +3,7 @@ from corner_shop import SHOP, day, publish, rows_of, sell, snapshot
 
 from pipelines import tables
 from pipelines.errors import MissingPartition
+from pipelines.measurements import Measurement, replace_measurements
 from pipelines.outcomes import published_version, record_outcomes
 from pipelines.settings import Settings
 
@@ -98,3 +99,45 @@ def test_the_published_version_is_the_one_that_readers_see(scored: Settings) -> 
     assert published_version(scored, SHOP, day(0)) == "2"
     with pytest.raises(MissingPartition, match="nightjar score"):
         published_version(scored, SHOP, day(1))
+
+
+def test_labels_are_final_only_when_the_late_window_is_over_too(scored: Settings) -> None:
+    patient = SHOP.model_copy(update={"late_window_days": 1})
+
+    assert record_outcomes(scored, patient, day(2), "test").score_dates == ()
+    assert record_outcomes(scored, patient, day(3), "test").score_dates == (day(0),)
+    assert {row["matured_date"] for row in rows_of(scored, tables.outcomes_table(SHOP))} == {day(3)}
+
+
+@pytest.fixture
+def recorded(scored: Settings) -> Settings:
+    """The shop at the end of day 3, with outcomes and a realised figure of day 0, and a drift of it."""
+    record_outcomes(scored, SHOP, day(2), "test")
+    figures = [Measurement("auc", "1", 0.7), Measurement("drift_ks", "1", 0.1, clock="data")]
+    replace_measurements(scored, SHOP, day(0), ["auc", "drift_ks"], figures)
+    return scored
+
+
+def test_a_day_of_the_window_that_comes_in_anew_changes_outcomes_and_takes_the_figures_away(recorded: Settings) -> None:
+    sell(recorded, 1, purchases=[*AFTER, (1, 1, 2, "3.00")])  # BREAD was missing from the file
+
+    report = record_outcomes(recorded, SHOP, day(3), "later")
+
+    assert (report.corrected, report.score_dates) == ((day(0),), (day(0),))
+    assert outcomes(recorded)[1] == (1, 2, "BREAD", True, 3.0)
+    assert [row["metric"] for row in rows_of(recorded, tables.METRICS)] == ["drift_ks"]
+    assert record_outcomes(recorded, SHOP, day(3), "again").corrected == ()
+
+
+def test_a_day_outside_the_window_or_without_other_labels_corrects_nothing(recorded: Settings) -> None:
+    sell(recorded, 1, 3, purchases=[*AFTER, (3, 1, 2, "8.00")])
+
+    assert record_outcomes(recorded, SHOP, day(4), "later").corrected == ()
+    assert [row["metric"] for row in rows_of(recorded, tables.METRICS)] == ["auc", "drift_ks"]
+
+
+def test_labels_are_corrected_for_31_days_and_no_longer(recorded: Settings) -> None:
+    sell(recorded, 1, purchases=[*AFTER, (1, 1, 2, "3.00")])
+
+    assert record_outcomes(recorded, SHOP, day(2 + 32), "too late").corrected == ()
+    assert record_outcomes(recorded, SHOP, day(2 + 31), "in time").corrected == (day(0),)
