@@ -17,6 +17,7 @@ from pipelines import ledger, tables
 from pipelines.checks import Check
 from pipelines.engine import open_core, open_engine
 from pipelines.fallback import COLD_START
+from pipelines.feature_faults import Move, compare_nights
 from pipelines.ledger import FEATURES
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.settings import Settings
@@ -26,18 +27,23 @@ from pipelines.validation import validate
 
 PUBLISHED, FORCED, REFUSED, ERASED = "published", "forced", "refused", "erased"
 BINS = 20
-_NIGHTS, _WITHIN_DAYS, _LEAST_SHARE = 7, 14, 1e-4
+_NIGHTS, _WITHIN_DAYS, _LEAST_SHARE = 14, 21, 1e-4
+_WEEK = 7
 _NEAR = timedelta(days=3)
 
 
 class Figures(BaseModel, frozen=True, extra="forbid"):
-    """A night's rows in numbers: shares of rows between 0 and 1; `scores` by twentieths of the score."""
+    """A night's rows in numbers: shares of rows between 0 and 1; `scores` by twentieths of the score.
+
+    `features` tells how each feature moved since the night before, where readers saw that one.
+    """
 
     rows: int
     entities: int
     cold_start: float
     scores: tuple[float, ...]
     items: dict[str, float]
+    features: dict[str, Move] = {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def figures(settings: Settings, use_case: UseCase, rows: pa.Table) -> Figures:
 
 
 def last_nights(connection: sa.Connection, use_case: UseCase, as_of: date) -> list[Night]:
-    """What readers saw of at most 7 dates of the 14 days before a date, newest date first."""
+    """What readers saw of at most 14 dates of the 21 days before a date, newest date first."""
     told = tables.PUBLISH_LOG.c
     query = (
         sa.select(told.score_date, told.model_version, told.audit)
@@ -120,6 +126,16 @@ def constraints(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Tab
     ]
 
 
+def features_since(
+    settings: Settings, use_case: UseCase, as_of: date, nights: Sequence[Night]
+) -> tuple[dict[str, Move], list[Check]]:
+    """How the features moved since the newest night that readers saw, and whether they ever move so."""
+    if not nights or nights[0].figures.entities < use_case.audit.min_entities:
+        return {}, []
+    known = [night.figures.features for night in nights]
+    return compare_nights(settings, use_case, nights[0].score_date, as_of, known)
+
+
 def comparisons(
     use_case: UseCase, as_of: date, version: str, now: Figures, nights: Sequence[Night], overlap: float | None
 ) -> list[Check]:
@@ -136,7 +152,7 @@ def comparisons(
     is_same = last.model_version == version and as_of - last.score_date <= _NEAR
     found = []
     for name in ("rows", "entities"):
-        usual = median(getattr(night.figures, name) for night in nights)
+        usual = median(getattr(night.figures, name) for night in nights[:_WEEK])
         change, told = getattr(now, name) / usual - 1, f"{getattr(now, name):,}"
         limit = policy.max_rows_change
         found.append(

@@ -76,7 +76,8 @@ def _day_checks(connection: duckdb.DuckDBPyConnection, settings: Settings, deliv
     stored = f"read_parquet({sql_list(old)}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW history AS FROM {stored if old else 'kept WHERE false'}")
     connection.execute(
-        "CREATE OR REPLACE TEMP VIEW products_known AS SELECT product_id, department FROM known_products"
+        "CREATE OR REPLACE TEMP VIEW products_known AS "
+        "SELECT product_id, department, product_category FROM known_products"
     )
     for day, verdicts in history_checks(connection, sorted(checks)).items():
         checks[day] += verdicts

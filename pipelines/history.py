@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from expectations.transactions import Band
 
 HISTORY_DAYS = 56  # eight of each weekday
+SILENT = "silent_category_lines"  # how many lines the largest category without any has on other days like it
 _AMOUNTS = ("sales_usd", "item_qty", "retail_discount_usd", "coupon_discount_usd", "coupon_match_discount_usd")
 _SAME_WEEKDAY = f"""PARTITION BY measure, dayofweek(business_date) ORDER BY business_date
     RANGE BETWEEN INTERVAL {HISTORY_DAYS} DAY PRECEDING AND INTERVAL 1 DAY PRECEDING"""
@@ -49,26 +50,41 @@ WITH lines AS (SELECT * FROM history UNION ALL BY NAME SELECT * FROM kept), days
     FROM (SELECT *, sum(usd) OVER (PARTITION BY business_date) AS own_usd FROM revenue) AS own
     JOIN (SELECT *, sum(usd) OVER (PARTITION BY business_date) AS pooled_usd FROM pooled) AS pooled
         USING (business_date, department) GROUP BY ALL
+), sold AS (
+    SELECT business_date, product_category, count(*) AS lines
+    FROM lines JOIN (SELECT product_id, max(product_category) AS product_category FROM products_known GROUP BY ALL)
+        USING (product_id) WHERE product_category IS NOT NULL GROUP BY ALL
+), categories AS (
+    SELECT business_date, product_category, coalesce(sold.lines, 0) AS lines, median(coalesce(sold.lines, 0)) OVER (
+        PARTITION BY product_category, dayofweek(business_date) ORDER BY business_date
+        RANGE BETWEEN INTERVAL {HISTORY_DAYS} DAY PRECEDING AND INTERVAL 1 DAY PRECEDING) AS usual
+    FROM (SELECT business_date FROM days) CROSS JOIN (SELECT DISTINCT product_category FROM sold)
+    LEFT JOIN sold USING (business_date, product_category)
+), silent AS (
+    SELECT business_date, coalesce(max(usual) FILTER (lines = 0), 0) AS usual,
+        arg_max(product_category, usual) FILTER (lines = 0) AS product_category FROM categories GROUP BY ALL
 ), measured AS (
-    FROM (UNPIVOT days ON COLUMNS(* EXCLUDE business_date) INTO NAME measure VALUE found)
-    UNION ALL SELECT business_date, name || '_zero_share', zero FROM shares
-    UNION ALL SELECT business_date, name || '_repeated_share', repeated FROM shares
-    UNION ALL SELECT business_date, 'retail_discount_usd_uneven_share', sum(zero) / sum(lines)
+    SELECT *, NULL AS subject FROM (UNPIVOT days ON COLUMNS(* EXCLUDE business_date) INTO NAME measure VALUE found)
+    UNION ALL SELECT business_date, name || '_zero_share', zero, NULL FROM shares
+    UNION ALL SELECT business_date, name || '_repeated_share', repeated, NULL FROM shares
+    UNION ALL SELECT business_date, 'retail_discount_usd_uneven_share', sum(zero) / sum(lines), NULL
         FROM discounted GROUP BY ALL HAVING sum(lines) >= 30
-    UNION ALL SELECT business_date, 'department_mix_distance', distance FROM mix
+    UNION ALL SELECT business_date, 'department_mix_distance', distance, NULL FROM mix
+    UNION ALL SELECT business_date, '{SILENT}', usual, product_category FROM silent
 )
-SELECT *, coalesce(median(found) OVER same, 0) AS usual, coalesce(mad(found) OVER same, 0) AS spread,
-    count(found) OVER same AS known
+SELECT business_date, measure, found, subject, coalesce(median(found) OVER same, 0) AS usual,
+    coalesce(mad(found) OVER same, 0) AS spread, count(found) OVER same AS known
 FROM measured WHERE found IS NOT NULL WINDOW same AS ({_SAME_WEEKDAY})"""
 _JUDGED = f"SELECT * FROM ({_MEASURED}) WHERE list_contains($days, business_date) ORDER BY business_date, measure"
 
 
 class _Figure(NamedTuple):
-    """A measure of a day, and the median, MAD and number of its values on the same weekday before."""
+    """A measure of a day, what it is about, and the median, MAD and number of its weekday's values before."""
 
     day: date
     measure: str
     found: float
+    subject: str | None
     usual: float
     spread: float
     known: int
@@ -78,9 +94,9 @@ def history_checks(connection: duckdb.DuckDBPyConnection, days: Sequence[date]) 
     """The verdict on each measure of each day; a day without lines has none.
 
     Reads `kept` (the days' lines) and `history` (those of the `HISTORY_DAYS` before the first of them, or none),
-    both with the columns of core__transactions, and `products_known` (`product_id`, `department`). Earlier
-    days of `kept` are history of the later ones. A check blocks when its figure is beyond the wider bounds; one
-    between the two bounds fails as a warning.
+    both with the columns of core__transactions, and `products_known` (`product_id`, `department`,
+    `product_category`). Earlier days of `kept` are history of the later ones. A check blocks when its figure is
+    beyond the wider bounds; one between the two bounds fails as a warning.
     """
     from expectations.transactions import HISTORY_BANDS
 
@@ -97,9 +113,10 @@ def _judge(day: Mapping[str, _Figure], measure: str, band: "Band") -> Check:
     from expectations.transactions import MIN_LINES_FOR_SHARES, MIN_WEEKDAYS
 
     figure, lines = day[measure], day["lines"]
-    if measure == "department_mix_distance":  # compares with the weekday's history by itself
+    if measure in ("department_mix_distance", SILENT):  # compares with the weekday's history by itself
         figure = figure._replace(usual=0.0, spread=0.0, known=lines.known)
     found, weekday = _show(figure.found), f"{figure.day:%A}s"
+    found += f" ({figure.subject})" if figure.subject and figure.found else ""
     if figure.known < MIN_WEEKDAYS or lines.usual < MIN_LINES_FOR_SHARES:
         why = f"{figure.known} {weekday} of {lines.usual:,.0f} lines known"
         return Check(measure, True, found, f"not judged: {why}", is_blocking=False)
@@ -117,7 +134,7 @@ def _bounds(figure: _Figure, floor: float, mads: float, is_ratio: bool) -> tuple
         factor = max(floor, exp(mads * figure.spread / figure.usual)) if figure.usual else floor
         return figure.usual / factor, figure.usual * factor
     reach = max(floor, mads * figure.spread)
-    return max(figure.usual - reach, 0.0), min(figure.usual + reach, 1.0)
+    return max(figure.usual - reach, 0.0), min(figure.usual + reach, max(floor, 1.0))
 
 
 def _show(value: float) -> str:

@@ -228,7 +228,8 @@ def _audit(settings: Settings, attempt: _Attempt, content: str, force: Force | N
         nights = audit.last_nights(connection, use_case, as_of)
         day = nights[0].score_date if nights else as_of
         before = rows_in(connection, use_case, tables.scores_table(use_case), score_date=day)
-    now = audit.figures(settings, use_case, staged)
+    moved, of_features = audit.features_since(settings, use_case, as_of, nights)
+    now = audit.figures(settings, use_case, staged).model_copy(update={"features": moved})
     version = staged.column("model_version")[0].as_py()
     overlap = audit.list_overlap(settings, use_case, before, staged) if nights else None
     checks = [
@@ -236,6 +237,7 @@ def _audit(settings: Settings, attempt: _Attempt, content: str, force: Force | N
         *audit.constraints(settings, use_case, as_of, staged),
         *audit.expected_of_rows(settings, use_case, as_of, staged),
         *audit.comparisons(use_case, as_of, version, now, nights, overlap),
+        *of_features,
     ]
     failed = "; ".join(str(check) for check in checks if check.is_blocking and not check.success)
     status = PUBLISHED if not failed else REFUSED if force is None else FORCED

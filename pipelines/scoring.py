@@ -100,6 +100,17 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
     """
     for table in use_case.feature_tables:
         _require_fresh(settings, use_case, table, as_of)
+    query = f"{candidates_query(settings, use_case, as_of)} ORDER BY {', '.join(use_case.keys)}"
+    with open_engine(settings) as connection:
+        return connection.sql(query).to_arrow_table()
+
+
+def candidates_query(settings: Settings, use_case: UseCase, as_of: date) -> str:
+    """SQL for every candidate of a date with all features as columns.
+
+    Raises:
+        MissingPartition: the date has no snapshot.
+    """
     joins = "".join(
         f" LEFT JOIN (SELECT * EXCLUDE (event_timestamp, created_timestamp) FROM read_parquet("
         f"{sql_text(lake.require_snapshot(settings.lake, table.name, as_of)[0])}, hive_partitioning = false))"
@@ -107,12 +118,7 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
         for table in use_case.feature_tables[1:]
     )
     columns = ", ".join((*use_case.keys, *use_case.features))
-    query = (
-        f"SELECT {columns} FROM ({candidates_sql(settings, use_case, as_of)}){joins} "
-        f"ORDER BY {', '.join(use_case.keys)}"
-    )
-    with open_engine(settings) as connection:
-        return connection.sql(query).to_arrow_table()
+    return f"SELECT {columns} FROM ({candidates_sql(settings, use_case, as_of)}){joins}"
 
 
 def _require_fresh(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date) -> None:

@@ -2,7 +2,7 @@
 
 | fault, on each of 336 days | stopped | stopped or reported |
 |---|---|---|
-| none | 0 | 28 days, 42 of 5,710 checks |
+| none | 0 | 28 days, 42 of 6,046 checks |
 | a tenth of the baskets; ten times the baskets | 100 % | 100 % |
 | three tenths of the baskets; three times the baskets | 99 % | 100 % |
 | half of the baskets | 7 % | 100 % |
@@ -101,6 +101,19 @@ def test_a_fifth_of_a_column_replaced_by_a_code_is_stopped(connection, column, v
     rows = f"SELECT * REPLACE (CASE WHEN {A_FIFTH} THEN {value} ELSE {column} END AS {column}) FROM lines"
     _set_apart(connection, ORDINARY, rows)
     assert measure in _stopped_by(connection, ORDINARY)
+
+
+@pytest.mark.parametrize("category", ["SOFT DRINKS", "BEEF", "CHEESE"])
+def test_a_day_without_a_large_category_is_stopped(connection, category):
+    missing = f"SELECT product_id FROM products_known WHERE product_category = '{category}'"
+    _set_apart(connection, ORDINARY, f"SELECT * FROM lines WHERE product_id NOT IN ({missing})")
+    assert "silent_category_lines" in _stopped_by(connection, ORDINARY)
+
+
+@pytest.mark.parametrize("factor", ["100", "0.01"])
+def test_a_day_in_cents_for_dollars_is_stopped(connection, factor):
+    _set_apart(connection, ORDINARY, f"SELECT * REPLACE (sales_usd * {factor} AS sales_usd) FROM lines")
+    assert "sales_usd_per_basket" in _stopped_by(connection, ORDINARY)
 
 
 def test_products_that_lost_their_department_are_stopped(connection):

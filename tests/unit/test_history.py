@@ -42,7 +42,10 @@ def judge():
         with duckdb.connect() as connection:
             for name, rows in (("kept", kept), ("history", history)):
                 connection.register(name, pa.Table.from_pylist(list(rows), CORE_TRANSACTIONS.schema))
-            connection.execute("CREATE VIEW products_known AS SELECT 0 AS product_id, 'GROCERY' AS department")
+            connection.execute(
+                "CREATE VIEW products_known AS SELECT * FROM (VALUES (0, 'GROCERY', 'MILK'), (2, 'GROCERY', 'EGGS')) "
+                "AS known(product_id, department, product_category)"
+            )
             days = sorted({row["business_date"] for row in kept})
             found = history_checks(connection, days)
         assert list(found) == days
@@ -152,7 +155,33 @@ def test_sales_that_move_to_other_departments_are_stopped(judge):
 
     # every week product 0 (GROCERY) sells 1, 3 … 49 $ twelve times: 7,500 of 15,300 $; today nothing
     assert checks["department_mix_distance"].observed == "0.4902"
-    assert failures(checks) == {"department_mix_distance": True}
+    assert failures(checks) == {"department_mix_distance": True, "silent_category_lines": True}
+
+
+def sold(*, eggs, lines=LINES):
+    """So many of the day's lines are of EGGS, the rest of MILK; every amount is as on other days."""
+    return {"lines": lines, "product_id": lambda number: 2 if number < eggs else 0}
+
+
+def test_a_category_that_sells_every_day_and_has_no_line_today_is_stopped_and_named(judge):
+    checks = judge(day_of(SUNDAY, **sold(eggs=0)), weeks_before(1, 2, 3, 4, **sold(eggs=21)))[SUNDAY]
+
+    assert failures(checks) == {"silent_category_lines": True}
+    assert checks["silent_category_lines"].observed == "21 (EGGS)"
+
+
+@pytest.mark.parametrize(("usual", "today"), [(20, 0), (21, 1)])
+def test_a_category_that_sells_little_or_a_little_may_be_silent_or_low(judge, usual, today):
+    checks = judge(day_of(SUNDAY, **sold(eggs=today)), weeks_before(1, 2, 3, 4, **sold(eggs=usual)))[SUNDAY]
+
+    assert failures(checks) == {}
+
+
+def test_a_day_in_cents_for_dollars_is_stopped(judge):
+    checks = judge(day_of(SUNDAY, sales_usd=lambda number: 100 * (number % 50 + 1)), weeks_before(1, 2, 3, 4))[SUNDAY]
+
+    # 102 $ a basket become 10,200
+    assert failures(checks) == {"sales_usd": True, "sales_usd_per_basket": True}
 
 
 def test_a_day_in_a_range_is_judged_by_the_earlier_days_of_the_range(judge):
