@@ -69,12 +69,12 @@ def backtest(
     Raises:
         MissingPartition, LabelsImmature: a date's features or labels cannot be built from what was ingested.
     """
-    trained = _trained(settings, use_case, train_as_of, progress)
+    trained = train_at(settings, use_case, train_as_of, progress)
     chosen = trained.validation.chosen
     names = [chosen, *(rule.name for rule in use_case.rules)]
     scored: dict[str, list[pa.Table]] = {name: [] for name in names}
     for number, day in enumerate(score_dates, start=1):
-        for name, rows in _scored(settings, use_case, trained, day, names).items():
+        for name, rows in score_at(settings, use_case, trained, day, names).items():
             scored[name].append(rows)
         progress("score dates", number, len(score_dates))
     together = {name: pa.concat_tables(parts) for name, parts in scored.items()}
@@ -100,10 +100,10 @@ def walk_forward(
     """
     weeks, ours, theirs = list[WeekReport](), list[pa.Table](), list[pa.Table]()
     for number, (train_as_of, days) in enumerate(score_dates.items(), start=1):
-        trained = _trained(settings, use_case, train_as_of)
+        trained = train_at(settings, use_case, train_as_of)
         model, rule = trained.validation.chosen, trained.validation.best_rule
         for day in days:
-            scored = _scored(settings, use_case, trained, day, (model, rule))
+            scored = score_at(settings, use_case, trained, day, (model, rule))
             judged = _judged(use_case, scored[model], scored[rule])
             weeks.append(WeekReport(day, train_as_of, model, rule, judged))
             ours.append(scored[model])
@@ -142,13 +142,14 @@ def as_markdown(use_case: UseCase, report: WalkReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trained(settings: Settings, use_case: UseCase, train_as_of: date, progress: Progress = lambda *_: None) -> Trained:
+def train_at(settings: Settings, use_case: UseCase, train_as_of: date, progress: Progress = lambda *_: None) -> Trained:
+    """A model of what was known at the end of a date, in memory only."""
     dates = snapshot_dates(use_case, train_as_of)
     trained_on = [current_snapshot(settings, use_case, day, "backtest") for day in dates]
     return fit(settings, use_case, train_as_of, trained_on, progress=progress)
 
 
-def _scored(
+def score_at(
     settings: Settings, use_case: UseCase, trained: Trained, day: date, names: Sequence[str]
 ) -> dict[str, pa.Table]:
     """What the model and the named rules make of a date, with the labels."""

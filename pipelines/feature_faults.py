@@ -106,7 +106,7 @@ def compare_nights(
     It only warns where the nights lie more than 3 days apart, or features are made in another way since.
     """
     try:
-        found = moves(use_case.features, *_read_both(settings, use_case, before, as_of))
+        found = moves(use_case.features, *read_nights(settings, use_case, before, as_of))
     except MissingPartition as error:
         return {}, [Check("features: night before", True, error.where, "a snapshot to compare with", False)]
     made = [ledger.newest(settings, use_case, FEATURES, day) for day in (before, as_of)]
@@ -149,16 +149,20 @@ def _move(before: NDArray[np.floating], now: NDArray[np.floating]) -> Move:
     return Move(*(round(float(figure), _DIGITS) for figure in figures))
 
 
-def _read_both(settings: Settings, use_case: UseCase, before: date, as_of: date) -> tuple[Matrix, Matrix]:
-    """The features of two dates over the candidates of both; of many candidates those of a sample of entities."""
+def read_nights(
+    settings: Settings, use_case: UseCase, before: date, as_of: date, sample: int = 0
+) -> tuple[Matrix, Matrix]:
+    """The features of two dates over the candidates of both; of many candidates those of a sample of entities.
+
+    Raises:
+        MissingPartition: one of the dates has no features.
+    """
     path, _ = lake.require_snapshot(settings.lake, use_case.feature_tables[0].name, as_of)
     every = max(1, round(pq.read_metadata(path).num_rows / _SAMPLED_ROWS))
     keys = ", ".join(use_case.keys)
     old, new = (candidates_query(settings, use_case, day) for day in (before, as_of))
     chosen = ", ".join(f"{side}.{name} AS {side}_{name}" for side in ("old", "new") for name in use_case.features)
-    query = (
-        f"SELECT {chosen} FROM ({new}) new JOIN ({old}) old USING ({keys}) WHERE hash({use_case.entity}) % {every} = 0"
-    )
+    query = f"SELECT {chosen} FROM ({new}) new JOIN ({old}) old USING ({keys}) WHERE hash({use_case.entity}) % {every} = {sample % every}"
     with open_engine(settings) as connection:
         rows = connection.sql(query).to_arrow_table()
     first, last = (to_matrix(rows, [f"{side}_{name}" for name in use_case.features]) for side in ("old", "new"))

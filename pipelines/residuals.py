@@ -104,10 +104,10 @@ def _by_item(use_case: UseCase, candidates: pa.Table, rows: _Rows, min_positives
     encoded = pc.dictionary_encode(candidates.column(use_case.item).combine_chunks())
     codes, items = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     expected = np.bincount(codes, weights=rows.expected, minlength=len(items))
-    found = {}
+    found: dict[tuple[str, str], tuple[Vector, Vector]] = {}
     for code in np.flatnonzero(expected >= min_positives):
-        part = rows.of(codes == code)
-        found[RATE_RATIO, f"{use_case.item} {items[code]}"] = (part.total(part.positive), part.total(part.expected))
+        figures = _calibration(rows.of(codes == code), f"{use_case.item} {items[code]}")
+        found |= {key: both for key, both in figures.items() if key[0] != RESIDUAL_LOG_LOSS}
     return found
 
 

@@ -1,26 +1,29 @@
 """Shifts: which figures of the newest window are not what they were, told from chance by their own history.
 
-A figure's change is its window less the median of the windows just before it; those that were themselves unusual do
-not count, so that a holiday does not make the week after it look strange. What is usual of a change comes from
-earlier ones, and as its floor from all figures together. A shift counts if two of three windows show it, if one
-shows it grossly, or if small changes to one side add up.
+A figure's change is its window less the median of the windows just before it, and less that of windows some while
+ago, which shows what comes slowly. Windows that were themselves unusual are no reference, so that a holiday does not
+make the week after it look strange. What is usual of a change comes from earlier ones, and as its floor from all
+figures together. A shift counts if two of three windows show it, if one shows it grossly, or if small changes to one
+side add up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import combinations
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.control import Estimate, cusum, discoveries, is_persistent
 from pipelines.measurements import ALERT, OK, WARN
 from pipelines.signals import Key, Windows
 from pipelines.use_case import MonitorPolicy, Signal, UseCase
 
-_MAD_TO_SD = 1.4826  # of a normal distribution
 _POWER = 0.8416  # distance that a normal variable exceeds with a probability of 20 %
 _MEDIAN_OF_FOUR = 1.3  # variance of a median of a few normal variables, times their number
+_QN = 2.2219  # makes Qn the standard deviation of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -45,68 +48,74 @@ class Shift:
     error: float = 0.0
 
 
-@dataclass(frozen=True)
-class Usual:
-    """What is usual of a figure's changes: their standard deviation, and of how many changes."""
+class Usual(NamedTuple):
+    """What is usual of a figure's changes: their standard deviation, and how many of them tell."""
 
     spread: float
     changes: int
 
 
-@dataclass(frozen=True)
-class _Trail:
-    """A figure's windows from old to new: value and error as compared, reference and distance of each."""
+Compared = tuple[Key, int]  # a figure, and how many windows its reference lies back
+_Series = tuple[list[date], list[float], list[float]]  # days, values and errors as compared, oldest first
 
-    days: tuple[date, ...]
-    values: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    references: NDArray[np.float64]
-    distances: NDArray[np.float64]
+
+class _Trail(NamedTuple):
+    """A figure's windows from old to new, as compared: the newest value, its reference and error, all distances."""
+
+    days: list[date]
+    value: float
+    reference: float
+    error: float
+    distances: list[float]
     spread: float
 
 
 def find_shifts(
-    use_case: UseCase, windows: Windows, as_of: date, usual: Mapping[Key, Usual] | None = None
+    use_case: UseCase, windows: Windows, as_of: date, usual: Mapping[Compared, Usual] | None = None
 ) -> list[Shift]:
     """Every figure of the window that ends on `as_of`, with its status, by signal and slice.
 
     What is usual comes from the windows before, unless it is given. A figure with too short a history is left out.
     """
     known = learn_usual(use_case, windows, as_of) if usual is None else usual
-    signals = {signal.name: signal for signal in use_case.signals}
-    policy = use_case.monitor
-    trails = {
-        key: _trail(policy, signals[key[0]], _history(windows, key, as_of, policy), known[key])
-        for key in sorted(windows.figures[as_of])
-        if key in known
-    }
-    p_values = [_p_value(trail, known[key].changes + policy.prior_windows) for key, trail in trails.items()]
-    is_kept = discoveries(p_values, policy.false_share)
-    is_season = _is_season(use_case, as_of)
-    return [
-        _judge(policy, signals[key[0]], key, trail, is_season=is_season, is_kept=kept)
-        for (key, trail), kept in zip(trails.items(), is_kept, strict=True)
-    ]
+    policy, signals = use_case.monitor, {signal.name: signal for signal in use_case.signals}
+    trails = {}
+    for key in sorted(windows.figures[as_of]):
+        series = _as_compared(signals[key[0]], _history(windows, key, as_of, policy))
+        for lag in _lags(policy, signals[key[0]]):
+            if (key, lag) in known:
+                trails[key, lag] = _trail(policy, series, lag, known[key, lag].spread)
+    p_values = [_p_value(trail, known[one].changes + policy.prior_windows) for one, trail in trails.items()]
+    kept = discoveries(p_values, policy.false_share)
+    season = _is_season(use_case, as_of)
+    found: dict[Key, list[Shift]] = {}
+    for ((key, _), trail), is_kept in zip(trails.items(), kept, strict=True):
+        judged = _judge(policy, signals[key[0]], key, trail, is_season=season, is_kept=is_kept)
+        found.setdefault(key, []).append(judged)
+    return [max(both, key=_gravity) for both in found.values()]
 
 
-def learn_usual(use_case: UseCase, windows: Windows, as_of: date) -> dict[Key, Usual]:
+def learn_usual(use_case: UseCase, windows: Windows, as_of: date) -> dict[Compared, Usual]:
     """What is usual of each figure's changes in the windows before `as_of`; the window itself does not count."""
-    policy, own = use_case.monitor, {}
-    signals = {signal.name: signal for signal in use_case.signals}
+    policy, signals = use_case.monitor, {signal.name: signal for signal in use_case.signals}
+    count, own = policy.reference_windows, dict[Compared, tuple[float, float, int]]()
     for key in sorted(windows.sums):
-        history = _history(windows, key, as_of, policy)
-        days, values, errors = _as_compared(signals[key[0]], history)
-        count = policy.reference_windows
-        is_past = np.array([day < as_of for day in days], dtype=bool)
-        changes = np.array([values[t] - np.median(values[t - count : t]) for t in range(count, len(values))])
-        changes = changes[is_past[count:]]
-        if len(changes) >= policy.min_windows:
-            floor = float(np.median(errors)) * np.sqrt(1 + _MEDIAN_OF_FOUR / count)
-            # About their median: those of a ramp are all alike, and are to stand out.
-            spread = _MAD_TO_SD * float(np.median(np.abs(changes - np.median(changes))))
-            own[key] = (spread, max(floor, 1e-12), len(changes))
-    usually = float(np.median([spread / floor for spread, floor, _ in own.values()])) if own else 1.0
-    return {key: Usual(_shrunk(policy, *parts, max(usually, 1.0)), parts[2]) for key, parts in own.items()}
+        days, values, errors = _as_compared(signals[key[0]], _history(windows, key, as_of, policy))
+        past = len([day for day in days if day < as_of])
+        for lag in _lags(policy, signals[key[0]]):
+            changes = [values[t] - median(values[t - lag - count : t - lag]) for t in range(lag + count, past)]
+            if len(changes) >= policy.min_windows:
+                floor = max(median(errors) * np.sqrt(1 + _MEDIAN_OF_FOUR / count), 1e-12)
+                own[key, lag] = (spread_of(changes), floor, len(changes))
+    usually = max(1.0, median(spread / floor for spread, floor, _ in own.values())) if own else 1.0
+    return {one: Usual(_shrunk(policy, *parts, usually), parts[2]) for one, parts in own.items()}
+
+
+def spread_of(changes: Sequence[float]) -> float:
+    """Standard deviation of the changes but for a few wild ones: Qn of Rousseeuw and Croux 1993, 82 % efficient."""
+    half = len(changes) // 2 + 1
+    apart = sorted(abs(one - other) for one, other in combinations(changes, 2))
+    return _QN * apart[half * (half - 1) // 2 - 1] * len(changes) / (len(changes) + (1.4 if len(changes) % 2 else 3.8))
 
 
 def _shrunk(policy: MonitorPolicy, spread: float, floor: float, changes: int, usually: float) -> float:
@@ -119,81 +128,89 @@ def _shrunk(policy: MonitorPolicy, spread: float, floor: float, changes: int, us
     return float(max(spread, np.sqrt(together)))
 
 
-def _history(windows: Windows, key: Key, as_of: date, policy: MonitorPolicy) -> list[tuple[date, Estimate]]:
+def _lags(policy: MonitorPolicy, signal: Signal) -> tuple[int, ...]:
+    return (0,) if signal.moves_with_year else (0, policy.earlier_windows)
+
+
+def _gravity(shift: Shift) -> tuple[bool, int, float]:
+    return shift.is_fault, (OK, WARN, ALERT).index(shift.status), abs(shift.distance)
+
+
+def _history(windows: Windows, key: Key, as_of: date, policy: MonitorPolicy) -> Iterable[tuple[date, Estimate]]:
     """The figure's windows up to `as_of`, oldest first, no more of them than the policy wants."""
     days = [day for day in windows.last_dates if day <= as_of and key in windows.figures[day]]
-    newest = days[-(policy.history_windows + policy.reference_windows + 1) :]
-    found = [(day, windows.figures[day][key]) for day in newest]
+    newest = days[-(policy.history_windows + policy.reference_windows + policy.earlier_windows + 1) :]
+    found = ((day, windows.figures[day][key]) for day in newest)
     return [(day, one) for day, one in found if np.isfinite(one.value)]
 
 
-def _as_compared(
-    signal: Signal, history: Sequence[tuple[date, Estimate]]
-) -> tuple[tuple[date, ...], NDArray[np.float64], NDArray[np.float64]]:
+def _as_compared(signal: Signal, history: Iterable[tuple[date, Estimate]]) -> _Series:
     """Days, values and errors; of a figure whose changes are shares, as logarithms."""
-    values = np.array([one.value for _, one in history])
-    errors = np.array([one.error for _, one in history])
-    if signal.is_relative:
-        # A figure that has gone altogether is as if one entity in a thousand of its error were left.
-        least = np.maximum(np.abs(values), np.maximum(errors, 1e-9) * 1e-3)
-        values, errors = np.log(np.maximum(values, least)), np.minimum(errors / least, 1.0)
-    return tuple(day for day, _ in history), values, errors
+    days, values, errors = list[date](), list[float](), list[float]()
+    for day, one in history:
+        value, error = one.value, one.error
+        if signal.is_relative:
+            least = max(value, 1e-6)  # a figure that has gone altogether has a logarithm too
+            value, error = float(np.log(least)), min(error / least, 1.0)
+        days.append(day)
+        values.append(value)
+        errors.append(error)
+    return days, values, errors
 
 
-def _trail(policy: MonitorPolicy, signal: Signal, history: Sequence[tuple[date, Estimate]], usual: Usual) -> _Trail:
-    """Walk the windows from old to new; an unusual one is no reference for the next eight."""
-    days, values, errors = _as_compared(signal, history)
-    count = policy.reference_windows
-    references, distances = values.copy(), np.zeros(len(values))
-    is_usual = np.ones(len(values), dtype=bool)
-    for t in range(count, len(values)):
-        recent = [s for s in range(max(0, t - 2 * count), t) if is_usual[s]][-count:]
-        chosen = recent if len(recent) >= 2 else list(range(t - count, t))
-        references[t] = np.median(values[chosen])
-        distances[t] = (values[t] - references[t]) / usual.spread if usual.spread else 0.0
-        is_usual[t] = abs(distances[t]) <= policy.limit
-    return _Trail(days, values, errors, references, distances, usual.spread)
+def _trail(policy: MonitorPolicy, series: _Series, lag: int, spread: float) -> _Trail:
+    """Walk the windows from old to new; an unusual one is no reference for the next few."""
+    days, values, errors = series
+    count, distances, reference = policy.reference_windows, [0.0] * len(values), values[-1]
+    for t in range(lag + count, len(values)):
+        near = [s for s in range(max(0, t - lag - 2 * count), t - lag) if abs(distances[s]) <= policy.limit][-count:]
+        chosen = near if len(near) >= 2 else range(t - lag - count, t - lag)
+        reference = median(values[s] for s in chosen)
+        distances[t] = (values[t] - reference) / spread if spread else 0.0
+    return _Trail(days, values[-1], reference, errors[-1], distances, spread)
 
 
 def _p_value(trail: _Trail, freedom: int) -> float:
     """Chance of a distance as far as the newest, by Student's distribution: the spread is an estimate itself."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
-    return float(2 * t.sf(abs(trail.distances[-1]), max(freedom - 1, 1)))
+    return float(2 * stdtr(max(freedom - 1, 1), -abs(trail.distances[-1])))
 
 
 def _judge(policy: MonitorPolicy, signal: Signal, key: Key, trail: _Trail, *, is_season: bool, is_kept: bool) -> Shift:
-    now, reference = float(trail.values[-1]), float(trail.references[-1])
-    far, change = float(trail.distances[-1]), now - reference
+    far, change = trail.distances[-1], trail.value - trail.reference
     sign = 1.0 if far >= 0 else -1.0
     matters = abs(np.expm1(change) if signal.is_relative else change) >= signal.min_change
-    flags = [bool(one * sign > policy.limit) for one in trail.distances]
-    is_ramp = cusum(trail.distances.tolist(), policy.ramp_slack)[0 if sign > 0 else 1] > policy.ramp_limit
+    flags = [one * sign > policy.limit for one in trail.distances]
     is_gross = abs(far) > policy.severe
-    is_found = is_kept and (is_gross or is_persistent(flags))
     is_fault = bool(is_gross and matters and (signal.is_quality or _is_absurd(signal, change)))
-    status = ALERT if matters and (is_found or is_ramp) else WARN if flags[-1] and matters else OK
+    is_found = is_kept and (is_gross or is_persistent(flags))
+    is_alert = matters and (is_found or _is_ramp(policy, trail, sign))
 
     def shown(one: float) -> float:
-        return float(np.exp(one)) if signal.is_relative else float(one)
+        return float(np.exp(one)) if signal.is_relative else one
 
-    threshold = reference + sign * policy.limit * trail.spread
-    detectable = abs(shown(reference + (policy.limit + _POWER) * trail.spread) - shown(reference))
+    detectable = shown(trail.reference + (policy.limit + _POWER) * trail.spread) - shown(trail.reference)
+    smallest = signal.min_change * (shown(trail.reference) if signal.is_relative else 1.0)
     return Shift(
         *key,
-        value=shown(now),
-        reference=shown(reference),
-        threshold=shown(threshold),
+        value=shown(trail.value),
+        reference=shown(trail.reference),
+        threshold=shown(trail.reference + sign * policy.limit * trail.spread),
         distance=far,
-        detectable=max(
-            detectable, abs(shown(reference)) * signal.min_change if signal.is_relative else signal.min_change
-        ),
-        status=status,
+        detectable=max(detectable, smallest),
+        status=ALERT if is_alert else WARN if flags[-1] and matters else OK,
         first_date=_since(trail, sign),
         is_fault=is_fault,
         is_season=is_season and signal.is_seasonal and not is_fault,
-        error=float(trail.errors[-1]) * (shown(now) if signal.is_relative else 1.0),
+        error=trail.error * (shown(trail.value) if signal.is_relative else 1.0),
     )
+
+
+def _is_ramp(policy: MonitorPolicy, trail: _Trail, sign: float) -> bool:
+    """Whether changes to one side add up, the newest among them."""
+    up, down = cusum(trail.distances, policy.ramp_slack)
+    return trail.distances[-1] * sign > policy.ramp_slack and (up if sign > 0 else down) > policy.ramp_limit
 
 
 def _is_absurd(signal: Signal, change: float) -> bool:

@@ -32,16 +32,16 @@ class Sums:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every figure of every window, and the sums by entity that they come from."""
+    """Every figure of every window, and the sums by entity, in the order of `entities`, that they come from."""
 
     last_dates: tuple[date, ...]
     figures: Mapping[date, Mapping[Key, Estimate]]
     sums: Mapping[Key, Sums]
-    entities: int
+    entities: NDArray[np.generic]
 
     def weighted(self, weights: Vector) -> "Windows":
         """The same windows with each entity as often as its weight says, as in a bootstrap of entities."""
-        return replace(self, figures=_figures(self.last_dates, self.sums, weights))
+        return replace(self, figures=figures_of(self.last_dates, self.sums, weights))
 
 
 def read_windows(connection: duckdb.DuckDBPyConnection, use_case: UseCase, last_dates: Sequence[date]) -> Windows:
@@ -72,7 +72,7 @@ def read_windows(connection: duckdb.DuckDBPyConnection, use_case: UseCase, last_
         needed = timedelta(days=length - 1 + signal.lookback_days)
         known = tuple(day for day in days if start <= day - needed)
         sums |= _sums_of(connection, use_case, signal, known, entities) if known else {}
-    return Windows(days, _figures(days, sums, None), sums, len(entities))
+    return Windows(days, figures_of(days, sums), sums, entities)
 
 
 def _open_windows(connection: duckdb.DuckDBPyConnection, use_case: UseCase, days: Sequence[date]) -> None:
@@ -124,6 +124,9 @@ def _sums_of(
     }
 
 
-def _figures(days: Sequence[date], sums: Mapping[Key, Sums], weights: Vector | None) -> dict[date, dict[Key, Estimate]]:
+def figures_of(
+    days: Sequence[date], sums: Mapping[Key, Sums], weights: Vector | None = None
+) -> dict[date, dict[Key, Estimate]]:
+    """The figures of each window, of entities each as often as its weight says."""
     found = {key: one.estimates(weights) for key, one in sums.items()}
     return {day: {key: known[day] for key, known in found.items() if day in known} for day in days}

@@ -22,6 +22,7 @@ class BaseTable(_Frozen):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     sql: str
+    is_choice: bool = Field(False, description="Chooses among what is read; a replay keeps the choice")
 
 
 class FeatureTable(_Frozen):
@@ -162,6 +163,7 @@ class Signal(_Frozen):
     min_change: float = Field(0, ge=0, description="A smaller change does not matter; a share where is_relative")
     is_quality: bool = Field(False, description="A shift of it is a fault of the data")
     is_seasonal: bool = Field(True, description="A known season explains a shift of it")
+    moves_with_year: bool = Field(False, description="Slow change is usual: it is not held against earlier windows")
     fault_factor: float = Field(0, ge=0, description="So many times its reference, or less than 1/so many, is a fault")
 
 
@@ -173,6 +175,24 @@ class Season(_Frozen):
     last_date: date
 
 
+class Trial(_Frozen):
+    """A known change that is made in real rows to see whether, when and as what the monitor finds it.
+
+    The SQL gives the rows of core__transactions with the change, from the rows of the table `untouched` and the core
+    tables; it sees the variables `onset`, the first changed day, and `seed`, which makes a change of its own.
+    """
+
+    name: str
+    size: str = Field("", description="How large, in words")
+    sql: str
+    cause: str = Field("", description="What the monitor should call it; empty: it must not be found")
+    weeks: int = Field(3, ge=1, description="Weeks from the onset on in which it may be found")
+    aim: float = Field(0, ge=0, le=1, description="Share of the trials to be found in time")
+    within_weeks: int = Field(1, ge=1, description="What in time means")
+    is_drawn: bool = Field(False, description="What is changed depends on the seed")
+    is_announced: bool = Field(False, description="The calendar knows of its first week")
+
+
 class MonitorPolicy(_Frozen):
     """How shifts are told from chance; distances are in standard deviations of what is usual between windows."""
 
@@ -180,9 +200,10 @@ class MonitorPolicy(_Frozen):
     history_windows: int = Field(24, ge=8, description="Windows before the newest that tell what is usual")
     min_windows: int = Field(6, ge=4, description="Fewer changes between windows tell nothing yet")
     reference_windows: int = Field(4, ge=1, description="Windows just before: the rolling reference of the season")
+    earlier_windows: int = Field(8, ge=1, description="How far back the second reference lies: it shows slow change")
     limit: float = Field(3.5, gt=0, description="Distance that counts if two of three windows have it")
     severe: float = Field(7.0, gt=0, description="Distance that counts at once")
-    ramp_limit: float = Field(8.0, gt=0, description="Sum of small distances to one side that counts, by CUSUM")
+    ramp_limit: float = Field(6.0, gt=0, description="Sum of small distances to one side that counts, by CUSUM")
     ramp_slack: float = Field(0.75, ge=0, description="Part of each distance that such a sum leaves out")
     prior_windows: int = Field(8, ge=0, description="Weight of the other figures in what is usual of one")
     false_share: float = Field(0.05, gt=0, lt=1, description="Of the shifts found at once, by Benjamini-Hochberg")
@@ -228,6 +249,7 @@ class UseCase(_Frozen):
     signal_tables: tuple[BaseTable, ...] = ()
     signals: tuple[Signal, ...] = ()
     calendar: tuple[Season, ...] = ()
+    trials: tuple[Trial, ...] = ()
     monitor: MonitorPolicy = MonitorPolicy()
     expectations_module: str
     feature_module: str

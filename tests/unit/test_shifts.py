@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import numpy as np
 import pytest
 from corner_shop import SHOP
 
@@ -25,7 +26,7 @@ def judged(signal: str, newest: list[float], use_case=WATCHED, error: float = 0.
     days = [LAST - timedelta(days=7 * back) for back in reversed(range(len(values)))]
     key = (signal, "all")
     figures = {day: {key: Estimate(value, error, 100)} for day, value in zip(days, values, strict=True)}
-    windows = Windows(tuple(days), figures, {key: Sums(tuple(days), None, None)}, 100)
+    windows = Windows(tuple(days), figures, {key: Sums(tuple(days), None, None)}, np.arange(100))
     (found,) = find_shifts(use_case, windows, LAST)
     return found
 
@@ -84,7 +85,7 @@ def test_a_season_is_told_for_what_it_explains():
 def test_a_figure_with_a_short_history_is_not_judged():
     days = [LAST - timedelta(days=7 * back) for back in reversed(range(8))]
     figures = {day: {("baskets", "all"): Estimate(10.0, 0.1, 100)} for day in days}
-    windows = Windows(tuple(days), figures, {("baskets", "all"): Sums(tuple(days), None, None)}, 100)
+    windows = Windows(tuple(days), figures, {("baskets", "all"): Sums(tuple(days), None, None)}, np.arange(100))
     assert find_shifts(WATCHED, windows, LAST) == []
 
 

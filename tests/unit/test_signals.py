@@ -95,8 +95,8 @@ def test_the_real_weeks_have_the_errors_of_a_bootstrap_of_households(year):
     with open_core(year, up_to=last) as connection:
         windows = read_windows(connection, use_case, [last, last - timedelta(days=7)])
     generator = np.random.default_rng(7)
-    shares = np.full(windows.entities, 1 / windows.entities)
-    weights = [generator.multinomial(windows.entities, shares).astype(float) for _ in range(400)]
+    shares = np.full(len(windows.entities), 1 / len(windows.entities))
+    weights = [generator.multinomial(len(windows.entities), shares).astype(float) for _ in range(400)]
     off = []
     for key, sums in windows.sums.items():
         drawn = [sums.estimates(one)[last].value for one in weights]

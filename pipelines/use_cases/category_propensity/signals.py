@@ -46,6 +46,17 @@ SIGNAL_TABLES = (
             FROM watched_lines GROUP BY ALL
         """,
     ),
+    BaseTable(
+        name="watched_categories",
+        sql=f"""
+            SELECT product_category FROM watched_lines
+            WHERE product_category NOT IN ('COUPON', 'COUPONS/STORE & MFG')
+            GROUP BY ALL ORDER BY count(DISTINCT (household_id, window_date)) DESC, product_category
+            LIMIT {CATEGORIES}
+        """,
+        is_choice=True,
+    ),
+    BaseTable(name="watched_known", sql="SELECT DISTINCT household_id FROM watched_households", is_choice=True),
     BaseTable(name="watched_windows", sql="SELECT DISTINCT window_date FROM watched_lines"),
 )
 
@@ -135,6 +146,17 @@ SIGNALS = (
         fault_factor=4,
     ),
     Signal(
+        name="active_households",
+        meaning="Households that bought, as a share of all that are watched",
+        sql="""
+            SELECT window_date, household_id, 'all' AS slice, h.baskets IS NOT NULL AS numerator, 1 AS denominator
+            FROM watched_windows CROSS JOIN watched_known LEFT JOIN watched_households h
+                USING (window_date, household_id)
+        """,
+        is_relative=True,
+        fault_factor=4,
+    ),
+    Signal(
         name="baskets_per_household",
         meaning="Baskets per household that bought",
         sql=_per_household("baskets"),
@@ -165,6 +187,7 @@ SIGNALS = (
         name="unseen_store_share",
         meaning="Share of sales in stores where nobody had bought in the 8 weeks before",
         sql=_new_store("store_id"),
+        min_change=0.03,
         lookback_days=LOOKBACK,
     ),
     Signal(
@@ -176,17 +199,14 @@ SIGNALS = (
     Signal(
         name="category_reach",
         meaning="Share of the households that bought which bought from the category",
-        sql=f"""
+        sql="""
             SELECT DISTINCT window_date, household_id, product_category AS slice, 1 AS numerator, 0 AS denominator
-            FROM watched_lines WHERE product_category IN (
-                SELECT product_category FROM watched_lines
-                WHERE has_price AND product_category NOT IN ('COUPON', 'COUPONS/STORE & MFG')
-                GROUP BY ALL ORDER BY count(DISTINCT (household_id, window_date)) DESC, product_category
-                LIMIT {CATEGORIES}
-            )
+            FROM watched_lines JOIN watched_categories USING (product_category)
             UNION ALL SELECT window_date, household_id, NULL, 0, 1 FROM watched_households
         """,
         is_relative=True,
+        min_change=0.5,
+        moves_with_year=True,
         fault_factor=4,
     ),
     Signal(
@@ -194,21 +214,21 @@ SIGNALS = (
         meaning="Share of lines whose product is in no list of products",
         sql=_per_line("NOT is_known"),
         is_quality=True,
-        min_change=0.005,
+        min_change=0.01,
     ),
     Signal(
         name="no_category_share",
         meaning="Share of lines whose product has no category",
         sql=_per_line("is_known AND product_category IS NULL"),
         is_quality=True,
-        min_change=0.005,
+        min_change=0.01,
     ),
     Signal(
         name="no_sales_share",
         meaning="Share of lines that brought no money",
         sql=_per_line("paid_usd = 0"),
         is_quality=True,
-        min_change=0.005,
+        min_change=0.01,
     ),
 )
 
