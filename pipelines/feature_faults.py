@@ -162,7 +162,8 @@ def read_nights(
     keys = ", ".join(use_case.keys)
     old, new = (candidates_query(settings, use_case, day) for day in (before, as_of))
     chosen = ", ".join(f"{side}.{name} AS {side}_{name}" for side in ("old", "new") for name in use_case.features)
-    query = f"SELECT {chosen} FROM ({new}) new JOIN ({old}) old USING ({keys}) WHERE hash({use_case.entity}) % {every} = {sample % every}"
+    rows_of = f"({new}) new JOIN ({old}) old USING ({keys}) WHERE hash({use_case.entity}) % {every} = {sample % every}"
+    query = f"SELECT {chosen} FROM {rows_of}"
     with open_engine(settings) as connection:
         rows = connection.sql(query).to_arrow_table()
     first, last = (to_matrix(rows, [f"{side}_{name}" for name in use_case.features]) for side in ("old", "new"))
