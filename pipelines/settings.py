@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     keep_snapshots_days: int = _days(400, "Feature snapshots and labels")
     keep_published_days: int = _days(1100, "Published scores and their outcomes, in the warehouse")
     keep_logs_days: int = _days(30, "Log files")
-    keep_pages_days: int = _days(90, "Data docs and profiles")
+    keep_pages_days: int = _days(90, "Data docs, profiles and nightly pages on model health")
     keep_versions_days: int = Field(30, ge=0, le=1100, description="Old versions of lake tables, days; 0: for ever")
     leftover_hours: int = Field(24, ge=0, description="Hours after which a file that was never finished is removed")
     use_cases: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -48,6 +48,7 @@ METRICS = Table(
     Column("threshold", Float, comment="Limit beyond which it counts"),
     Column("status", String(16), nullable=False, comment="ok, warn (in this window alone), alert or info"),
 )
+sa.Index("monitor__metrics_by_clock", *(METRICS.c[name] for name in ("use_case", "clock", "score_date", "known_date")))
 FINDINGS = Table(
     "monitor__findings",
     METADATA,
