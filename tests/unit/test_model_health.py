@@ -12,6 +12,7 @@ from pipelines.errors import OutdatedSchema, WarehouseDown
 from pipelines.health_charts import Points, draw
 from pipelines.health_queries import weekly
 from pipelines.health_report import Links, as_error, as_html, as_index, show, write_report
+from pipelines.labels import mature_on
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.model_health import read_health
 from pipelines.settings import Settings
@@ -50,7 +51,7 @@ def move(settings, action, before, after, number):
 
 @pytest.fixture
 def filled(settings: Settings) -> Settings:
-    """Nine weeks of the shop: version 1, then 2 from day 30, and 1 again from day 50; a label takes five days."""
+    """Nine weeks of the shop: version 1, then 2 from day 30, and 1 again from day 50."""
     log(settings, *range(NOW + 1))
     for number in range(0, NOW + 1):
         publish(settings, number, "2" if 30 <= number < 50 else "1")
@@ -147,18 +148,18 @@ def test_an_earlier_night_shows_nothing_that_came_later(filled):
 
     assert health.now["published_date"] == day(40)
     assert health.now["model_version"] == "2"
-    matured = day(40) - timedelta(days=SHOP.horizon_days + SHOP.late_window_days)
-    assert max(row["score_date"] for row in health.quality["auc"].rows) == day(32) <= matured
+    assert max(row["score_date"] for row in health.quality["auc"].rows) == day(32)
     assert health.kpi_weeks == {}
     assert health.findings.rows == health.decisions.rows == ()
 
 
 def test_a_date_without_its_label_is_not_shown_before_it_has_one(filled):
-    measure(filled, 58, "auc", "1", 0.1)  # known on day 63
+    measure(filled, 58, "auc", "1", 0.1)
+    known = mature_on(SHOP, day(58))
     log(filled, 61, 62, 63)
 
-    assert read_health(filled, SHOP, day(62)).now["quality_date"] == day(53)
-    assert read_health(filled, SHOP, day(63)).now["quality_date"] == day(58)
+    assert read_health(filled, SHOP, known - timedelta(days=1)).now["quality_date"] == day(53)
+    assert read_health(filled, SHOP, known).now["quality_date"] == day(58)
 
 
 def test_figures_of_a_version_that_readers_did_not_see_are_left_out(filled):
