@@ -68,6 +68,7 @@ class _Trail(NamedTuple):
     error: float
     distances: list[float]
     spread: float
+    lag: int
 
 
 def find_shifts(
@@ -167,7 +168,7 @@ def _trail(policy: MonitorPolicy, series: _Series, lag: int, spread: float) -> _
         chosen = near if len(near) >= 2 else range(t - lag - count, t - lag)
         reference = median(values[s] for s in chosen)
         distances[t] = (values[t] - reference) / spread if spread else 0.0
-    return _Trail(days, values[-1], reference, errors[-1], distances, spread)
+    return _Trail(days, values[-1], reference, errors[-1], distances, spread, lag)
 
 
 def _p_value(trail: _Trail, freedom: int) -> float:
@@ -202,13 +203,15 @@ def _judge(policy: MonitorPolicy, signal: Signal, key: Key, trail: _Trail, *, is
         status=ALERT if is_alert else WARN if flags[-1] and matters else OK,
         first_date=_since(trail, sign),
         is_fault=is_fault,
-        is_season=is_season and signal.is_seasonal and not is_fault,
+        is_season=is_season and signal.is_seasonal and not is_gross,  # beyond that it is more than a season
         error=trail.error * (shown(trail.value) if signal.is_relative else 1.0),
     )
 
 
 def _is_ramp(policy: MonitorPolicy, trail: _Trail, sign: float) -> bool:
-    """Whether changes to one side add up, the newest among them."""
+    """Whether changes to one side add up, the newest among them; against windows long ago they add up by chance."""
+    if trail.lag:
+        return False
     up, down = cusum(trail.distances, policy.ramp_slack)
     return trail.distances[-1] * sign > policy.ramp_slack and (up if sign > 0 else down) > policy.ramp_limit
 

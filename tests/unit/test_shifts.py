@@ -77,9 +77,10 @@ def test_a_shift_of_a_quality_figure_is_a_fault_unless_it_is_too_small_to_matter
 def test_a_season_is_told_for_what_it_explains():
     week = Season(name="Christmas", first_date=LAST - timedelta(days=6), last_date=LAST - timedelta(days=6))
     festive = WATCHED.model_copy(update={"calendar": (week,)})
-    assert judged("baskets", [15.0], festive).is_season
+    assert judged("baskets", [11.1, 11.2], festive).is_season
+    assert not judged("baskets", [15.0], festive).is_season, "no season has done that"
     assert not judged("price", [12.0], festive).is_season
-    assert not judged("baskets", [15.0]).is_season
+    assert not judged("baskets", [11.1, 11.2]).is_season
 
 
 def test_a_figure_with_a_short_history_is_not_judged():

@@ -5,6 +5,7 @@ from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGO
 from pipelines.use_cases.category_propensity.kpis import KPIS
 from pipelines.use_cases.category_propensity.reasons import POPULAR_SQL, REASONS, SEGMENTS_SQL, SLICES
 from pipelines.use_cases.category_propensity.signals import CALENDAR, SIGNAL_TABLES, SIGNALS
+from pipelines.use_cases.category_propensity.trials import TRIALS
 
 USE_CASE = UseCase(
     name="category_propensity",
@@ -48,6 +49,7 @@ USE_CASE = UseCase(
     signal_tables=SIGNAL_TABLES,
     signals=SIGNALS,
     calendar=CALENDAR,
+    trials=TRIALS,
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
     data_notice="The Complete Journey: a year of grocery purchases, simulated from real shopping and meant for "

@@ -109,6 +109,7 @@ SIGNALS = (
         sql=_price("shelf"),
         lookback_days=LOOKBACK,
         is_relative=True,
+        min_change=0.02,
         is_seasonal=False,
         fault_factor=3,
     ),
@@ -118,6 +119,7 @@ SIGNALS = (
         sql=_price("paid"),
         lookback_days=LOOKBACK,
         is_relative=True,
+        min_change=0.04,
         fault_factor=3,
     ),
     Signal(
@@ -129,6 +131,7 @@ SIGNALS = (
             FROM watched_lines GROUP BY ALL
         """,
         is_relative=True,
+        min_change=0.2,
     ),
     Signal(
         name="active_share",
@@ -143,6 +146,7 @@ SIGNALS = (
         """,
         lookback_days=LOOKBACK,
         is_relative=True,
+        min_change=0.05,
         fault_factor=4,
     ),
     Signal(
@@ -154,6 +158,7 @@ SIGNALS = (
                 USING (window_date, household_id)
         """,
         is_relative=True,
+        min_change=0.05,
         fault_factor=4,
     ),
     Signal(
@@ -161,18 +166,21 @@ SIGNALS = (
         meaning="Baskets per household that bought",
         sql=_per_household("baskets"),
         is_relative=True,
+        min_change=0.1,
     ),
     Signal(
         name="lines_per_basket",
         meaning="Lines per basket",
         sql=_per_household("lines", "baskets"),
         is_relative=True,
+        min_change=0.1,
     ),
     Signal(
         name="spend_per_household",
         meaning="Sales per household that bought, US$",
         sql=_per_household("paid_usd"),
         is_relative=True,
+        min_change=0.1,
     ),
     Signal(
         name="units_per_line",
@@ -182,11 +190,13 @@ SIGNALS = (
             FROM watched_lines WHERE has_price GROUP BY ALL
         """,
         is_relative=True,
+        min_change=0.1,
     ),
     Signal(
         name="unseen_store_share",
         meaning="Share of sales in stores where nobody had bought in the 8 weeks before",
         sql=_new_store("store_id"),
+        is_seasonal=False,
         min_change=0.03,
         lookback_days=LOOKBACK,
     ),
