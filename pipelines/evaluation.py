@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from pipelines import feature_store, registry
 from pipelines.bundle import ModelFacts
-from pipelines.engine import open_core, open_engine
 from pipelines.errors import ArtifactRefused
 from pipelines.labels import last_mature
 from pipelines.lineage import current_snapshot
 from pipelines.model import Flags, Model
 from pipelines.registry import ModelVersion
 from pipelines.settings import Settings
+from pipelines.slices import slices_of
 from pipelines.training_set import Snapshot, Vector, load_snapshot, missed_positives, scored_table
 from pipelines.use_case import UseCase
 
@@ -136,22 +136,8 @@ def _slices_of(settings: Settings, use_case: UseCase, snapshot: Snapshot) -> dic
     columns = {
         name: pa.array(snapshot.matrix[:, place], from_pandas=True) for place, name in enumerate(use_case.features)
     }
-    found: dict[str, Flags] = {}
-    if use_case.slices:
-        conditions = ", ".join(f'coalesce({sql}, false) AS "{name}"' for name, sql in use_case.slices.items())
-        with open_engine(settings) as connection:
-            connection.register("featured", pa.table(columns))
-            found |= connection.sql(f"SELECT {conditions} FROM featured").fetchnumpy()
-    if use_case.segments_sql:
-        with open_core(settings, up_to=snapshot.as_of) as connection:
-            segments = connection.sql(use_case.segments_sql, params={"as_of": snapshot.as_of}).df()
-        of_rows = segments.set_index(use_case.entity).reindex(snapshot.entities)
-        found |= {
-            f"{dimension} {value}": (of_rows[dimension] == value).to_numpy()
-            for dimension in of_rows.columns
-            for value in sorted(of_rows[dimension].dropna().unique())
-        }
-    return {name: np.asarray(flags, np.bool_) for name, flags in found.items()}
+    featured = pa.table({**columns, use_case.entity: pa.array(snapshot.entities)})
+    return slices_of(settings, use_case, snapshot.as_of, featured)
 
 
 def _together(parts: Sequence[Vector] | Sequence[Flags]) -> Vector:

@@ -86,10 +86,8 @@ def card_facts(
     names = {"ndcg": f"ndcg_at_{use_case.top_n}", "auc": "auc", "ece": "ece"}
     with registry.reaching(settings):
         kept = {one.path for one in client.list_artifacts(run)}
-        folds = {
-            name: [one.value for one in client.get_metric_history(run, f"fold.{figure}")]
-            for name, figure in names.items()
-        }
+    per_fold = registry.fold_metrics(settings, version, list(names.values()))
+    folds = {name: per_fold.get(figure, []) for name, figure in names.items()}
     lineage = Lineage.model_validate_json(read(registry.LINEAGE_FILE))
     _, facts = registry.load(settings, use_case, version)
     if with_ablation and ABLATION_FILE not in kept:

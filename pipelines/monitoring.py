@@ -14,7 +14,8 @@ from pipelines.engine import open_engine
 from pipelines.kpis import compute_kpis
 from pipelines.measurements import ALERT, DATA, OK, PREDICTION, Measurement, replace_measurements
 from pipelines.outcomes import published_version, record_outcomes
-from pipelines.quality import measure_quality, scores_sql
+from pipelines.quality import measure_quality
+from pipelines.quality_rows import scores_sql
 from pipelines.retraining import DRIFT_SHARE, decide_retraining
 from pipelines.scoring import candidate_features
 from pipelines.settings import Settings

@@ -1,33 +1,46 @@
 """Realised quality: how well the scores of a matured date foretold what happened, beside the simple rules."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import date, timedelta
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipelines import lake, registry, tables, warehouse
+from pipelines import registry, tables, warehouse
+from pipelines.avoidable import AVOIDABLE, avoidable_log_loss
 from pipelines.champion import RULE_PREFIX
-from pipelines.engine import open_engine
+from pipelines.control import Estimate
 from pipelines.errors import MissingPartition
-from pipelines.fallback import COLD_START
+from pipelines.estimates import ERROR, ESTIMATED_FIGURES, estimate_errors, estimate_quality
 from pipelines.labels import newest_mature
-from pipelines.measurements import ALERT, INFO, OK, Measurement, replace_measurements
-from pipelines.metrics import Quality, quality
-from pipelines.outcomes import labels_sql, published_version
-from pipelines.scoring import candidate_features, scored_versions
+from pipelines.measurements import ALERT, EVERYTHING, LABEL, OK, WARN, Measurement, replace_measurements
+from pipelines.metrics import Quality
+from pipelines.outcomes import published_version
+from pipelines.quality_bands import CUSUM, Past, estimate_between, judge_all, was_flagged
+from pipelines.quality_rows import ScoredRows, score_rows, scored_by_all
+from pipelines.realised import realised
+from pipelines.residuals import (
+    CALIBRATION_SLOPE,
+    FIGURES,
+    NDCG_GAIN,
+    RATE_RATIO,
+    RESIDUAL_LOG_LOSS,
+    estimates,
+    residual_sums,
+)
+from pipelines.scoring import scored_versions
 from pipelines.settings import Settings
 from pipelines.steps import measured
-from pipelines.storage import sql_list
-from pipelines.training_set import with_rules
 from pipelines.use_case import UseCase
+
+_EXPECTED = {RESIDUAL_LOG_LOSS: 0.0, RATE_RATIO: 1.0, CALIBRATION_SLOPE: 1.0, NDCG_GAIN: 0.0}
 
 
 @dataclass(frozen=True)
 class QualityReport:
-    """The score dates that were measured, and the figures of the newest; `reason` says why there is none."""
+    """The score dates that were measured, and the figures of the newest; `reason` says why others were not."""
 
     as_of: date
     score_dates: tuple[date, ...]
@@ -37,100 +50,98 @@ class QualityReport:
     reason: str
 
 
+@dataclass(frozen=True)
+class Validated:
+    """What is known of the published version from before it was used; nothing of a rule."""
+
+    best_rule: str
+    floors: Mapping[str, float]
+    folds: Mapping[str, Sequence[float]]
+
+
 def measure_quality(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> QualityReport:
     """Measure the score date that matures with `as_of`, and older ones with outcomes but no figures.
 
-    All candidates count, not only the published rows; every simple rule is measured on the same rows.
+    All candidates count, not only the published rows; every simple rule is measured on the same rows. Of the scores
+    published for `as_of` itself it writes down what quality is to be expected. An older date whose rows are there no
+    more is left, with the reason in the report.
 
     Raises:
-        MissingPartition: a date has no scores, labels or features for all its candidates.
+        MissingPartition: the newest date has no scores, labels or features for all its candidates.
     """
     with measured(settings, f"quality__{use_case.name}", str(as_of), run_id) as cost:
-        cost.rows = 0
-        dates, found = _due(settings, use_case, as_of), list[Measurement]()
-        for score_date in dates:
-            found = _measure(settings, use_case, score_date)
+        cost.rows = _estimate(settings, use_case, as_of)
+        done, left, found = [], [], list[Measurement]()
+        for score_date in _due(settings, use_case, as_of):
+            try:
+                found = _measure(settings, use_case, score_date)
+            except MissingPartition as missing:
+                if score_date == newest_mature(use_case, as_of):
+                    raise
+                left.append(f"{score_date}: {missing.what}")
+                continue
+            done.append(score_date)
             cost.rows += replace_measurements(settings, use_case, score_date, quality_names(use_case), found)
-    version = published_version(settings, use_case, dates[-1]) if dates else ""
-    ours = [one for one in found if one.model_version == version]
+    version = published_version(settings, use_case, done[-1]) if done else ""
+    ours = [one for one in found if one.model_version == version and one.slice == EVERYTHING]
+    nothing = f"no score date up to {newest_mature(use_case, as_of)} has outcomes without figures"
     return QualityReport(
         as_of,
-        tuple(dates),
+        tuple(done),
         cost.rows,
         {one.metric: one.value for one in ours},
         tuple(one.metric for one in ours if one.status == ALERT),
-        "" if dates else f"no score date up to {newest_mature(use_case, as_of)} has outcomes without figures",
+        "; ".join(left) if done or left else nothing,
     )
 
 
 def quality_names(use_case: UseCase) -> list[str]:
-    """Names of the figures of quality, such as `auc` and `ndcg_at_10`."""
-    return [field.name.replace("_at_n", f"_at_{use_case.top_n}") for field in fields(Quality)]
+    """Names of all figures that wait for labels, such as `auc`, `ndcg_at_10` and `rate_ratio`."""
+    plain = [field.name.replace("_at_n", f"_at_{use_case.top_n}") for field in fields(Quality)]
+    return [*plain, AVOIDABLE, *FIGURES, CUSUM, *(f"{ERROR}{name}" for name in ESTIMATED_FIGURES)]
 
 
-def compare(
-    use_case: UseCase, qualities: Mapping[str, Quality], best_rule: str, validation_auc: float
-) -> list[Measurement]:
-    """The model's figures with the best simple rule's as reference, then those of every rule.
+def measure_model(use_case: UseCase, version: str, rows: ScoredRows, best_rule: str) -> list[Measurement]:
+    """Every figure of a model over all rows and by slice, with the best rule's on the same rows as reference.
 
-    An alert is an AUC that fell below validation's by more than the use case allows, or an NDCG below that of
-    the best simple rule on the same rows.
+    The reference of a residual figure is what calibrated probabilities give.
     """
-    reference = qualities[best_rule].named(use_case.top_n) if best_rule in qualities else {}
-    ndcg = f"ndcg_at_{use_case.top_n}"
-    limits = {"auc": validation_auc - use_case.retraining.min_auc_drop, ndcg: reference.get(ndcg)}
-    found = []
-    for name, measured_quality in qualities.items():
-        is_rule = name.startswith(RULE_PREFIX)
-        for metric, value in measured_quality.named(use_case.top_n).items():
-            limit = None if is_rule else limits.get(metric)
-            status = INFO if limit is None else OK if value >= limit else ALERT
-            compared = None if is_rule else reference.get(metric)
-            found.append(Measurement(metric, name, value, reference=compared, threshold=limit, status=status))
-    return found
+    ours = realised(use_case, rows.by[version], slices=rows.slices, is_probability=True)
+    rule = rows.by.get(best_rule)
+    theirs = realised(use_case, rule, slices=rows.slices, is_probability=False) if rule is not None else {}
+    sums = residual_sums(
+        use_case,
+        rows.by[version],
+        rule=rule,
+        slices=rows.slices,
+        min_item_positives=use_case.monitor.min_item_positives,
+    )
+    found = [_measurement(version, key, one, theirs[key].value if key in theirs else None) for key, one in ours.items()]
+    found += [
+        _measurement(version, key, one, _EXPECTED[key[0]])
+        for key, one in estimates(sums).items()
+        if np.isfinite(one.error)
+    ]
+    candidates = rows.by[version].filter(rows.by[version].column("is_candidate"))
+    positive = candidates.column("is_positive").to_numpy().astype(np.bool_)
+    probability = candidates.column("score").to_numpy().astype(np.float64)
+    found.append(Measurement(AVOIDABLE, version, avoidable_log_loss(positive, probability)))
+    overall = {one.metric: one.value for one in found if one.slice == EVERYTHING}
+    return found + estimate_errors(probability, overall, version)
 
 
-def scored_by_all(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> dict[str, pa.Table]:
-    """What `metrics` measures, once for the model version and once for each simple rule, on the same rows.
-
-    Of a rule that was published it is the probabilities.
-
-    Raises:
-        MissingPartition: the scores do not cover every candidate of the labels.
-    """
-    names = [rule.name for rule in use_case.rules]
-    rules = with_rules(settings, use_case, candidate_features(settings, use_case, score_date))
-    keys = ", ".join(use_case.keys)
-    query = f"""
-        SELECT labels.*, scores.score AS model_score, {", ".join(names)}
-        FROM ({labels_sql(settings, use_case, [score_date])}) labels
-        LEFT JOIN ({scores_sql(settings, use_case, score_date, model_version)}) scores USING ({keys})
-        LEFT JOIN rules USING ({keys}) ORDER BY {keys}
-    """
-    with open_engine(settings) as connection:
-        connection.register("rules", rules.select([*use_case.keys, *names]))
-        rows = connection.sql(query).to_arrow_table()
-    _require_covered(use_case, rows, score_date, model_version)
-    scored = {f"{RULE_PREFIX}{name}": name for name in names} | {model_version: "model_score"}
-    columns = ["as_of", *use_case.keys, "is_candidate", "is_positive", "value_usd"]
-    return {name: rows.select(columns).append_column("score", rows.column(column)) for name, column in scored.items()}
-
-
-def scores_sql(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> str:
-    """SQL for the scores, by key, that a model version gave to the candidates of a date.
-
-    Raises:
-        MissingPartition: there are none.
-    """
-    files = lake.files_where(settings.lake, use_case.scores_table, lake.scored_by(score_date, model_version))
-    if not files:
-        raise MissingPartition(
-            "the published scores are not in the lake",
-            where=f"{use_case.scores_table}, as_of={score_date}, model_version={model_version}",
-            remedy=f"nightjar score --use-case {use_case.name} --date {score_date}",
-        )
-    keys = ", ".join(use_case.keys)
-    return f"SELECT {keys}, score FROM read_parquet({sql_list(files)}) WHERE score_source <> '{COLD_START}'"
+def hold_floors(found: Sequence[Measurement], floors: Mapping[str, float], *, is_season: bool) -> list[Measurement]:
+    """The measurements, those in alert whose whole interval lies below the floor of their figure."""
+    held = []
+    for one in found:
+        floor = floors.get(one.metric) if one.slice == EVERYTHING else None
+        if floor is not None and one.high is not None and one.high < floor:
+            held.append(replace(one, threshold=floor, status=WARN if is_season else ALERT))
+        elif floor is not None and one.threshold is None:
+            held.append(replace(one, threshold=floor, status=OK))
+        else:
+            held.append(one)
+    return held
 
 
 def _measure(settings: Settings, use_case: UseCase, score_date: date) -> list[Measurement]:
@@ -138,21 +149,30 @@ def _measure(settings: Settings, use_case: UseCase, score_date: date) -> list[Me
     published = published_version(settings, use_case, score_date)
     is_rule = published.startswith(RULE_PREFIX)
     try:
-        scored = scored_by_all(settings, use_case, score_date, published)
+        rows = score_rows(settings, use_case, score_date, published)
     except MissingPartition:
         if is_rule:  # there was no past to learn its rates from: every list held popular items
             return []
         raise
-    qualities = {name: quality(use_case, rows, is_probability=name == published) for name, rows in scored.items()}
+    rules = [name for name in rows.by if name.startswith(RULE_PREFIX)]
+    found = [one for name in rules for one in _plain(use_case, name, rows.by[name], is_probability=name == published)]
     if is_rule:
-        return compare(use_case, qualities, published, 0)
-    version = registry.get_version(settings, use_case, published)
-    best_rule = RULE_PREFIX + registry.validation_parameters(settings, version)["best_rule"]
-    found = compare(use_case, qualities, best_rule, registry.validation_metrics(settings, version)["auc"])
+        return found
+    validated, is_season = _validated(settings, use_case, published), _is_season(use_case, score_date)
+    ours = measure_model(use_case, published, rows, validated.best_rule)
+    pasts = _pasts(settings, use_case, score_date)
+    judged = judge_all(use_case.monitor, ours, pasts, validated.folds, is_season=is_season)
+    found = [*hold_floors(judged, validated.floors, is_season=is_season), *found]
     for other in sorted(name for day, name in scored_versions(settings, use_case) if day == score_date):
         if other != published and not other.startswith(RULE_PREFIX):
             found += _in_shadow(settings, use_case, score_date, other)
     return found
+
+
+def _plain(use_case: UseCase, name: str, rows: pa.Table, *, is_probability: bool) -> list[Measurement]:
+    """Figures over all rows, with nothing to compare them with."""
+    figures = realised(use_case, rows, is_probability=is_probability)
+    return [_measurement(name, key, one, None) for key, one in figures.items()]
 
 
 def _in_shadow(settings: Settings, use_case: UseCase, score_date: date, version: str) -> list[Measurement]:
@@ -161,8 +181,64 @@ def _in_shadow(settings: Settings, use_case: UseCase, score_date: date, version:
         rows = scored_by_all(settings, use_case, score_date, version)[version]
     except MissingPartition:
         return []
-    figures = quality(use_case, rows, is_probability=True).named(use_case.top_n)
-    return [Measurement(metric, version, value) for metric, value in figures.items()]
+    return _plain(use_case, version, rows, is_probability=True)
+
+
+def _measurement(version: str, key: tuple[str, str], one: Estimate, reference: float | None) -> Measurement:
+    low, high = one.interval
+    return Measurement(key[0], version, one.value, slice=key[1], reference=reference, low=low, high=high)
+
+
+def _validated(settings: Settings, use_case: UseCase, published: str) -> Validated:
+    version = registry.get_version(settings, use_case, published)
+    auc = registry.validation_metrics(settings, version)["auc"]
+    names = [field.name.replace("_at_n", f"_at_{use_case.top_n}") for field in fields(Quality)]
+    return Validated(
+        RULE_PREFIX + registry.validation_parameters(settings, version)["best_rule"],
+        {"auc": auc - use_case.retraining.min_auc_drop, NDCG_GAIN: 0.0},
+        registry.fold_metrics(settings, version, names),
+    )
+
+
+def _pasts(settings: Settings, use_case: UseCase, score_date: date) -> dict[tuple[str, str], list[Past]]:
+    """The same figures of the models published a whole number of weeks before, oldest first.
+
+    Their label windows do not overlap with the date's. Only a published model has residual figures.
+    """
+    apart = 7 * -(-use_case.horizon_days // 7)
+    days = [score_date - timedelta(days=apart * back) for back in range(1, use_case.monitor.history_windows + 1)]
+    table = tables.METRICS
+    query = sa.select(table).where(
+        table.c.use_case == use_case.name,
+        table.c.score_date.in_(days),
+        table.c.clock == LABEL,
+        table.c.model_version.not_like(f"{RULE_PREFIX}%"),
+    )
+    with warehouse.open_warehouse(settings, only_reads=True) as connection:
+        rows = warehouse.read_rows(connection, query.order_by(table.c.score_date))
+    published = {(row["score_date"], row["model_version"]) for row in rows if row["metric"] == RATE_RATIO}
+    found: dict[tuple[str, str], list[Past]] = {}
+    for row in rows:
+        if (row["score_date"], row["model_version"]) in published and row["value"] is not None:
+            low, high = (row[end] if row[end] is not None else row["value"] for end in ("low", "high"))
+            past = Past(estimate_between(row["value"], low, high), row["model_version"], was_flagged(row["status"]))
+            found.setdefault((row["metric"], row["slice"]), []).append(past)
+    return found
+
+
+def _is_season(use_case: UseCase, score_date: date) -> bool:
+    """Whether the label window holds a day of a known season."""
+    first, last = score_date + timedelta(days=1), score_date + timedelta(days=use_case.horizon_days)
+    return any(season.first_date <= last and season.last_date >= first for season in use_case.calendar)
+
+
+def _estimate(settings: Settings, use_case: UseCase, as_of: date) -> int:
+    """Estimate the quality of what is published for the date; rows written, 0 where no model has scored it."""
+    try:
+        published = published_version(settings, use_case, as_of)
+        return 0 if published.startswith(RULE_PREFIX) else estimate_quality(settings, use_case, as_of, published)
+    except MissingPartition:
+        return 0
 
 
 def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
@@ -176,16 +252,3 @@ def _due(settings: Settings, use_case: UseCase, as_of: date) -> list[date]:
     query = sa.select(recorded.c.score_date).where(recorded.c.score_date <= newest).distinct()
     with warehouse.open_warehouse(settings) as connection:
         return sorted(set(connection.scalars(query)) - set(connection.scalars(known.distinct())))
-
-
-def _require_covered(use_case: UseCase, rows: pa.Table, score_date: date, model_version: str) -> None:
-    candidates = rows.filter(rows.column("is_candidate"))
-    unscored = candidates.filter(pc.is_null(candidates.column("model_score"))).num_rows
-    if unscored:
-        raise MissingPartition(
-            "candidates have no score: the features were built again after scoring",
-            where=f"{use_case.scores_table}, as_of={score_date}, model_version={model_version}",
-            expected=f"{candidates.num_rows} scored candidates",
-            found=f"{unscored} without a score",
-            remedy=f"nightjar score --use-case {use_case.name} --date {score_date}",
-        )

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,16 @@ def validation_metrics(settings: Settings, version: ModelVersion) -> dict[str, f
     """Metrics that the version's training run logged, by name."""
     with reaching(settings):
         return dict(open_registry(settings).get_run(version.mlflow_run_id).data.metrics)
+
+
+def fold_metrics(settings: Settings, version: ModelVersion, names: Sequence[str]) -> dict[str, list[float]]:
+    """Metrics of the version's validation folds by name, oldest fold first; those that it has."""
+    client = open_registry(settings)
+    with reaching(settings):
+        found = {name: client.get_metric_history(version.mlflow_run_id, f"fold.{name}") for name in names}
+    return {
+        name: [one.value for one in sorted(folds, key=lambda one: one.step)] for name, folds in found.items() if folds
+    }
 
 
 def validation_parameters(settings: Settings, version: ModelVersion) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pipelines import lake, registry
 from pipelines.errors import MissingPartition
 from pipelines.labels import last_mature
 from pipelines.metrics import Interval, paired_interval
-from pipelines.quality import scored_by_all
+from pipelines.quality_rows import scored_by_all
 from pipelines.scoring import score, scored_versions
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase

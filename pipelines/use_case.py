@@ -207,6 +207,9 @@ class MonitorPolicy(_Frozen):
     ramp_slack: float = Field(0.75, ge=0, description="Part of each distance that such a sum leaves out")
     prior_windows: int = Field(8, ge=0, description="Weight of the other figures in what is usual of one")
     false_share: float = Field(0.05, gt=0, lt=1, description="Of the shifts found at once, by Benjamini-Hochberg")
+    min_item_positives: int = Field(
+        200, ge=1, description="An item of which fewer are expected is not judged by itself"
+    )
 
 
 class UseCase(_Frozen):

@@ -17,7 +17,7 @@ from pipelines.errors import NotPublished, SnapshotRefused
 from pipelines.explain import explain
 from pipelines.metrics import paired_interval
 from pipelines.publishing import publish
-from pipelines.quality import scored_by_all
+from pipelines.quality_rows import scored_by_all
 from pipelines.scoring import candidate_features, score
 from pipelines.shadow import realised, score_challenger
 
