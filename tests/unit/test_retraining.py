@@ -239,9 +239,9 @@ def test_the_same_evidence_asks_once_whatever_becomes_of_the_challenger(scored: 
 
 def test_only_matured_figures_of_the_model_itself_count(scored: Settings) -> None:
     note(scored, 5, "drift", 0.1, clock="data")
-    note(scored, 0, "avoidable_log_loss", 0.0004)  # matured on day 5: two days of labels, three of late drops
+    note(scored, 0, "avoidable_log_loss", 0.0004)  # matured on day 2
     note(scored, -1, "avoidable_log_loss", 0.1, version="0")  # a model that is gone
-    note(scored, 1, "avoidable_log_loss", 0.1)  # not known at the end of day 5
+    note(scored, 4, "avoidable_log_loss", 0.1)  # not known at the end of day 5
 
     report = decide_retraining(scored, SHOP, day(5), "test")
 
