@@ -10,7 +10,7 @@ from airflow.configuration import conf
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from pipelines.pages import DATA_DOCS, MODEL_CARDS, PROFILES, frame_page
+from pipelines.pages import DATA_DOCS, MODEL_CARDS, MODEL_HEALTH, PROFILES, frame_page
 from pipelines.settings import load_settings
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PREFIX = "/nightjar"
 URL = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PREFIX
 TITLES = {DATA_DOCS: "Data docs", PROFILES: "Profiles", MODEL_CARDS: "Model cards"}
+NIGHTS = "Model health by night"  # reached from the page on model health
 # A page may run its own scripts, as Evidently's do, but is a stranger to Airflow: without cookies, requests or links.
 ISOLATED = {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; img-src data:; font-src data:; "
@@ -29,8 +30,9 @@ _EMPTY = {
     DATA_DOCS: "Nothing was validated yet. Each ingest, feature build and publication leaves its page here.",
     PROFILES: "There is no profile yet. nightjar profile --table core__transactions --date 2017-11-19 makes one.",
     MODEL_CARDS: "There is no model card yet. train__<use case> writes one for each model that was judged.",
+    MODEL_HEALTH: "There is no page of a night yet. monitor__<use case> writes one each night.",
 }
-Kind = Literal["data_docs", "profiles", "model_cards"]
+Kind = Literal["data_docs", "profiles", "model_cards", "model_health"]
 
 
 class DataDocsLink(BaseOperatorLink):
@@ -65,7 +67,8 @@ def create_app(home: Path) -> "FastAPI":
         page = _pages(home, kind).get((name, subject))  # what the folder lists, and nothing else, is served
         if page is None:
             raise HTTPException(404, "There is no such page; it may have been pruned.")
-        return FileResponse(page, media_type="text/html", headers=ISOLATED)
+        headers = WITHOUT_SCRIPTS if kind == MODEL_HEALTH else ISOLATED
+        return FileResponse(page, media_type="text/html", headers=headers)
 
     return app
 
@@ -91,7 +94,7 @@ def _index(kind: str, pages: list[tuple[str, str]], date: str) -> str:
     choice = f'<p>Business date {escape(date)} · <a href="{kind}">all dates</a></p>' if date else ""
     first = "Version" if kind == MODEL_CARDS else "Business date"
     listed = f"<table><tr><th>{first}</th><th>What</th></tr>{''.join(rows)}</table>"
-    return frame_page(TITLES[kind], choice + (listed if rows else f'<p class="empty">{_EMPTY[kind]}</p>'))
+    return frame_page(TITLES.get(kind, NIGHTS), choice + (listed if rows else f'<p class="empty">{_EMPTY[kind]}</p>'))
 
 
 class NightjarPages(AirflowPlugin):

@@ -44,6 +44,30 @@ def airflow_database():
 
 
 @pytest.fixture
+def logged_out(settings, airflow_database, monkeypatch):
+    """A client of Airflow's whole API server, which has loaded our plugins for the test's home."""
+    monkeypatch.setenv("NIGHTJAR_HOME", str(settings.home))
+    from airflow import plugins_manager
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    plugins_manager.get_fastapi_plugins.cache_clear()
+    with TestClient(create_app(apps="core"), base_url="http://testserver") as client:
+        yield client
+
+
+@pytest.fixture
+def client(logged_out):
+    """The same, logged in as a viewer."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="viewer", role="viewer"))
+    logged_out.headers["Authorization"] = f"Bearer {token}"
+    return logged_out
+
+
+@pytest.fixture
 def read_dags(settings, monkeypatch):
     """Reads dags/ for a home folder of the test's own, and for further use cases; gives the DagBag."""
 

@@ -4,33 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from airflow.api_fastapi.app import create_app as create_airflow
-from fastapi.testclient import TestClient
 
 from pipelines.pages import frame_page, page_path, write_page
 from pipelines.settings import PROJECT
-
-
-@pytest.fixture
-def logged_out(settings, airflow_database, monkeypatch):
-    """A client of Airflow's whole API server, which has loaded the plugin for the test's home."""
-    monkeypatch.setenv("NIGHTJAR_HOME", str(settings.home))
-    from airflow import plugins_manager
-
-    plugins_manager.get_fastapi_plugins.cache_clear()
-    with TestClient(create_airflow(apps="core"), base_url="http://testserver") as client:
-        yield client
-
-
-@pytest.fixture
-def client(logged_out):
-    """The same, logged in as a viewer."""
-    from airflow.api_fastapi.app import get_auth_manager
-    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-
-    token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="viewer", role="viewer"))
-    logged_out.headers["Authorization"] = f"Bearer {token}"
-    return logged_out
 
 
 @pytest.fixture
@@ -50,6 +26,7 @@ def leave_page(settings):
         "data_docs",
         "profiles",
         "model_cards",
+        "model_health",
         "data_docs/core__transactions/2017-11-19.html",
         "model_cards/category_propensity/v1.html",
     ],
@@ -100,7 +77,7 @@ def test_model_cards_are_listed_by_version_the_tenth_before_the_ninth(client, le
     assert "<h1>model_cards category_propensity v10</h1>" in page
 
 
-@pytest.mark.parametrize("kind", ["data_docs", "profiles", "model_cards"])
+@pytest.mark.parametrize("kind", ["data_docs", "profiles", "model_cards", "model_health"])
 def test_an_empty_list_says_how_to_fill_it(client, kind):
     answer = client.get(f"/nightjar/{kind}")
 
@@ -151,6 +128,15 @@ def test_a_page_is_a_stranger_to_airflow_and_the_list_runs_no_script(client, lea
     assert "allow-same-origin" not in page
     assert "script-src" not in listed.headers["Content-Security-Policy"]
     assert "<script>" not in listed.text
+
+
+def test_the_page_of_a_night_runs_no_script_and_its_links_work(client, leave_page):
+    leave_page("model_health", "corner_shop", "2017-11-19")
+
+    answer = client.get("/nightjar/model_health/corner_shop/2017-11-19.html")
+
+    assert answer.status_code == 200
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def test_airflow_knows_the_views_and_the_link_of_every_task(client):
