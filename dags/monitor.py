@@ -1,16 +1,19 @@
 """Measures what the predictions were worth, and asks for a new model when one is due.
 
 **What** Looks up what became of the published rows whose label window has ended, measures their quality
-against the simple rule, measures the drift of features and scores against the champion's training data,
-computes the business KPIs, and writes down one decision on retraining. If a new model is due,
-`request_training` wakes `train__<use case>`; otherwise that task is skipped, with the reason.
+against the simple rule, measures the drift of features, scores and lists against the champion's training data and
+against the weeks before, and computes the business KPIs. Then it looks for shifts of the data, household by
+household, and classes all that has moved by its cause: a fault of the data, a change of the pipeline, a season, a
+shift of the inputs or of what they mean. Last it writes down one decision on retraining, which a fault of the data
+forbids. If a new model is due, `request_training` wakes `train__<use case>`; otherwise that task is skipped, with the
+reason.
 
 **When, and why then** As soon as `score__<use case>` has published a business date, for that date: the newest
 outcomes are known then and nothing that is read changes later. By hand: trigger with a partition key.
 
 **Reads** the core tables, the feature snapshots and the scores up to the date. **Writes** `outcomes__<use
-case>`, `monitor__metrics`, `kpi__daily`, `kpi__weekly` and `ops__retrain_decisions`. A second run for a date
-leaves the same rows.
+case>`, `monitor__metrics`, `monitor__findings`, `kpi__daily`, `kpi__weekly` and `ops__retrain_decisions`; a fault of
+the data opens an incident in `ops__incidents`, which is paged once. A second run for a date leaves the same rows.
 
 **When it fails** The published scores are not affected. The log's last lines name the error and the remedy;
 clear the failed task once the cause is mended.
@@ -53,7 +56,7 @@ def monitor_dag(use_case: UseCase) -> None:
 
         @task
         def measure_drift() -> object:
-            """Measure how far features and scores have moved from the training data."""
+            """Measure how far features, scores and lists are from the training data and the weeks before."""
             from pipelines.monitoring import measure_drift
 
             return plain(measure_drift(SETTINGS, use_case, *run_date()))
@@ -64,6 +67,13 @@ def monitor_dag(use_case: UseCase) -> None:
             from pipelines.monitoring import compute_kpis
 
             return plain(compute_kpis(SETTINGS, use_case, *run_date()))
+
+        @task
+        def record_findings() -> object:
+            """Look for shifts of the data, and class all that has moved by its cause."""
+            from pipelines.monitoring import record_findings
+
+            return plain(record_findings(SETTINGS, use_case, *run_date()))
 
         @task
         def decide_retraining() -> object:
@@ -78,7 +88,7 @@ def monitor_dag(use_case: UseCase) -> None:
             skip_unless(decision["is_requested"], decision["reason"])
 
         decision = decide_retraining()
-        record_outcomes() >> [measure_quality(), measure_drift(), compute_kpis()] >> decision
+        record_outcomes() >> [measure_quality(), measure_drift(), compute_kpis()] >> record_findings() >> decision
         request_training(decision)
         show_tables(dag, [use_case])
 

@@ -80,8 +80,10 @@ def drift(settings: Settings, use_case: UseCase, score_date: date, limit: int = 
     share = _read(settings, sa.select(metrics).where(*place, metrics.c.metric == _DRIFT_SHARE))
     furthest = (metrics.c.value / sa.func.nullif(metrics.c.threshold, 0)).desc()
     query = sa.select(metrics).where(*place, metrics.c.metric == _DRIFT).order_by(furthest).limit(limit)
-    title = f"Drift of {score_date}: {_number(share[0]['value'], 3)} of the features beyond their thresholds"
-    table = _table(title if share else f"Drift of {score_date}: not measured", "column", "KS", "limit", "status")
+    title = f"Drift of {score_date}: not measured"
+    if share:
+        title = f"Drift of {score_date}: {_number(share[0]['value'], 3)} of the model's gain is of drifted features"
+    table = _table(title, "column", "KS", "limit", "status")
     for row in _read(settings, query):
         table.add_row(row["slice"], _number(row["value"]), _number(row["threshold"]), row["status"])
     return table

@@ -146,7 +146,7 @@ def publish(
 
 @app.command()
 def monitor(day: Day, name: Name = DEFAULT) -> None:
-    """Record outcomes, measure quality and drift, compute KPIs, and decide on retraining.
+    """Record outcomes, measure quality and drift, compute KPIs, find causes, and decide on retraining.
 
     Example: nightjar monitor --date 2017-11-19
     """
@@ -158,6 +158,7 @@ def monitor(day: Day, name: Name = DEFAULT) -> None:
         monitoring.measure_quality,
         monitoring.measure_drift,
         monitoring.compute_kpis,
+        monitoring.record_findings,
         monitoring.decide_retraining,
     ):
         print_report(step(settings, use_case, day.date(), CLI_RUN))

@@ -45,6 +45,7 @@ Moves = Mapping[str, Move]
 _TOLD = dict(
     zip(Move._fields, ("lost values", "stuck at one value", "stand still", "values of another kind"), strict=True)
 )
+CHECKS = tuple(f"features: {told}" for told in _TOLD.values())
 _WIDE = Move(nulls=0.1, value=0.99, same=1.0, shape=0.99)
 _BEYOND = Move(nulls=0.01, value=0.02, same=0.02, shape=0.15)  # the least distance above the highest of the nights
 _LIVELY, _STILL = 0.95, 0.9999  # shares of rows: of a feature that changes every night, and of one that stands still

@@ -31,7 +31,7 @@ GRANTS = {
     "ops__publish_log": "train:S score:SI monitor:S erase:SI analyst:S",
     "ops__publish_fences": "score:SIU erase:S",
     "ops__promotion_log": "train:SI score:S monitor:S analyst:S",
-    "ops__incidents": "score:SIU monitor:S analyst:S",
+    "ops__incidents": "score:SIU monitor:SIU analyst:S",
     "ops__retrain_decisions": "train:SID monitor:SID analyst:S",
 }
 _FUNCTIONS = {"make_partition(text, date)": "score", "drop_partitions(text, date)": "erase"}

@@ -7,6 +7,7 @@ import httpx
 import sqlalchemy as sa
 
 from pipelines import paging, tables, warehouse
+from pipelines.causes import DATA_FAULT
 from pipelines.errors import WarehouseDown
 from pipelines.paging import Page
 from pipelines.settings import Settings
@@ -14,6 +15,8 @@ from pipelines.use_case import UseCase
 
 WAREHOUSE, SCHEDULER = "the warehouse is down", "the scheduler is silent"
 _TIMEOUT_S = 10
+_FALLBACK = ("scores of {} come from a fallback", "scores-came-from-a-fallback")
+_SECTIONS = {DATA_FAULT: ("the data of {} are at fault", "the-data-are-at-fault")}  # by kind of incident
 
 
 def watch(settings: Settings, use_cases: Sequence[UseCase], at: datetime) -> list[str]:
@@ -60,16 +63,17 @@ def page_incidents(settings: Settings, use_case: UseCase, at: datetime) -> None:
             if part.startswith(f"incident {use_case.name} "):
                 paging.resolve(settings, part, at)
     for key, row in rows.items():
+        what, runbook = _SECTIONS.get(row["kind"], _FALLBACK)
         news = Page(
             key=key,
             severity="warning",
-            what=f"scores of {use_case.name} come from a fallback since {row['first_date']}",
+            what=f"{what.format(use_case.name)} since {row['first_date']}",
             use_case=use_case.name,
             business_date=row["first_date"],
             cause=f"{row['kind']}: {row['cause']}",
             meaning=row["meaning"],
             remedy=row["remedy"],
-            runbook="scores-came-from-a-fallback",
+            runbook=runbook,
             owner=use_case.owner,
         )
         paging.page(settings, news, at)

@@ -35,14 +35,14 @@ def page_failure(context: Any) -> None:
 
 
 def resolve_page(context: Any) -> None:
-    """Resolve what was open for the DAG and the date of a run that ended well; page what a fallback has scored."""
+    """Resolve what was open for the DAG and the date of a run that ended well; page open incidents."""
     from pipelines import run_pages, use_cases, watch
 
     settings, at, run = load_settings(), datetime.now(UTC), _ended(context)
     run_pages.resolve_run(settings, run, at)
     try:
-        if run.dag_id.startswith("score__"):
-            use_case = use_cases.get_use_case(run.dag_id.removeprefix("score__"), settings)
+        if run.dag_id.startswith(("score__", "monitor__")):
+            use_case = use_cases.get_use_case(run.dag_id.partition("__")[2], settings)
             watch.page_incidents(settings, use_case, at)
     finally:
         paging.deliver(settings, at)

@@ -46,7 +46,7 @@ MAY = {
     "ops__publish_log":       ("–",  "S",  "SI",  "S",   "SI",  "S"),
     "ops__publish_fences":    ("–",  "–",  "SIU", "–",   "S",   "–"),
     "ops__promotion_log":     ("–",  "SI", "S",   "S",   "–",   "S"),
-    "ops__incidents":         ("–",  "–",  "SIU", "S",   "–",   "S"),
+    "ops__incidents":         ("–",  "–",  "SIU", "SIU", "–",   "S"),
     "ops__retrain_decisions": ("–",  "SID", "–",  "SID", "–",   "S"),
 }  # fmt: skip
 
