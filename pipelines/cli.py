@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic_core import to_json
 
-from pipelines import cli_analyst, cli_metrics, cli_model, cli_quarantine, cli_warehouse, cli_watch
+from pipelines import cli_analyst, cli_evaluate, cli_metrics, cli_model, cli_quarantine, cli_warehouse, cli_watch
 from pipelines.cli_output import console, print_quality, print_report, progress_bar, progress_bars
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
@@ -30,6 +30,7 @@ for command in (
     cli_analyst.contract,
     cli_metrics.metrics,
     cli_watch.watch,
+    cli_evaluate.evaluate_policy,
 ):
     app.command()(command)
 _ISO = ["%Y-%m-%d"]

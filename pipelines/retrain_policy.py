@@ -16,9 +16,10 @@ _MONTH, _RECENT_DAYS = timedelta(days=30), 28
 
 @dataclass(frozen=True)
 class Matured:
-    """A score date of the model whose labels are final, and the log loss that right rates would have saved, nats."""
+    """A score date whose labels are final, and the log loss, in nats, that right rates would have saved its model."""
 
     score_date: date
+    trained: date
     avoidable: float
 
 
@@ -47,7 +48,7 @@ class Request:
 class Evidence:
     """All that a decision may see, as it was known at the end of `as_of`.
 
-    `trained` is none where a simple rule scored the date. `matured`, oldest first, is of this model alone.
+    `trained` is none where a simple rule scored the date. `matured`, oldest first, is of all models that scored.
     """
 
     as_of: date
@@ -96,7 +97,7 @@ def judge(policy: RetrainPolicy, evidence: Evidence) -> Verdict:
     gain, cost = expected_gain(policy, evidence, is_shifted=is_shifted), policy.cost_usd
     causes = [*_by_itself(policy, evidence, gain), *(cause for cause in fresh if cause.is_proven or (gain or 0) > cost)]
     told = "; ".join(cause.told for cause in causes)
-    worth = f"a new model would bring {_usd(gain)} in {policy.horizon_days} days and costs {_usd(cost)}"
+    worth = f"a new model is expected to bring {_usd(gain)} and costs {_usd(cost)}"
 
     def say(action: str, why: str) -> Verdict:
         return Verdict(action, f"{why}; {worth}" if why else worth, gain, cost, causes)
@@ -112,22 +113,40 @@ def judge(policy: RetrainPolicy, evidence: Evidence) -> Verdict:
 
 
 def expected_gain(policy: RetrainPolicy, evidence: Evidence, *, is_shifted: bool = False) -> float | None:
-    """US$ that a new model is expected to bring over the horizon; none where no model scores.
+    """US$ that a new model is expected to bring while it is the champion; none where no model scores.
 
-    What the old one loses by now is taken as what it would go on losing: by its age, by wrong rates of the score
-    dates that matured in the last four weeks (their median), and by a shift that no label has shown yet. Where a
-    challenger was refused, age and rates count from then on: it was no better.
+    It is taken to serve as long as the old one has, at most over the horizon, and to save what that one loses by now:
+    by its age, at the rate at which models have lost lately, or by its own wrong rates, whichever is more; and by a
+    shift that no label has shown yet. Where a challenger was refused, the old one counts as new since then.
     """
     if evidence.trained is None:
         return None
     refused = [one.asked for one in evidence.requests if one.verdict == "refuse" and one.asked <= evidence.as_of]
     since = max([evidence.trained, *refused])
-    seen = [one for one in evidence.matured if one.score_date > since]
-    recent = [one.avoidable for one in seen if seen[-1].score_date - one.score_date < timedelta(days=_RECENT_DAYS)]
-    nats = policy.staleness_nats_per_week * (evidence.as_of - since).days / 7
-    nats += max(0.0, median(recent) - policy.usual_nats) if recent else 0.0
-    nats += policy.shift_nats if is_shifted else 0.0
-    return nats * policy.usd_per_nat_week * policy.horizon_days / 7
+    age, horizon = (evidence.as_of - since).days / 7, policy.horizon_days / 7
+    own = [one for one in evidence.matured if one.trained == evidence.trained and one.score_date > since]
+    wrong = _median([one.avoidable - policy.usual_nats for one in _recent(own)])
+    nats = max(_staleness(policy, evidence.matured) * age, wrong)
+    shift = policy.shift_nats * horizon if is_shifted else 0.0
+    return policy.usd_per_nat_week * (nats * min(age, horizon) + shift)
+
+
+def _staleness(policy: RetrainPolicy, matured: Sequence[Matured]) -> float:
+    """Nats that a model loses with each week of its age: as seen lately, and no less than the policy says."""
+    lost = [
+        (one.avoidable - policy.usual_nats) / max((one.score_date - one.trained).days / 7, 1)
+        for one in _recent(matured)
+    ]
+    return max(policy.staleness_nats_per_week, _median(lost))
+
+
+def _recent(matured: Sequence[Matured]) -> list[Matured]:
+    """Those of the last four weeks that have matured."""
+    return [one for one in matured if (matured[-1].score_date - one.score_date).days < _RECENT_DAYS]
+
+
+def _median(values: Sequence[float]) -> float:
+    return median(values) if values else 0.0
 
 
 def _by_itself(policy: RetrainPolicy, evidence: Evidence, gain: float | None) -> list[Cause]:

@@ -1,5 +1,6 @@
 """The decision on a new model: gathered from what was measured, judged by the policy, written down once a date."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from pipelines import registry, tables, warehouse
 from pipelines.avoidable import AVOIDABLE
 from pipelines.champion import RULE_PREFIX
-from pipelines.errors import MissingPartition
+from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import ALERT, EVERYTHING, LABEL
 from pipelines.outcomes import published_version
 from pipelines.retrain_ledger import keep_decision, past_requests
@@ -19,7 +20,7 @@ from pipelines.steps import measured
 from pipelines.use_case import UseCase
 
 DRIFT_SHARE = "drift_share"
-_WEEK = timedelta(days=7)
+_WEEK, _REMEMBERED_DAYS = timedelta(days=7), 60
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,7 @@ def decide_retraining(settings: Settings, use_case: UseCase, as_of: date, run_id
 
 def gather(settings: Settings, use_case: UseCase, as_of: date, version: str) -> Evidence:
     """What was known at the end of `as_of` of the model that scored it; figures that were not mature are left out."""
-    trained = None
-    if not version.startswith(RULE_PREFIX):
-        parameters = registry.validation_parameters(settings, registry.get_version(settings, use_case, version))
-        trained = date.fromisoformat(parameters["as_of"])
+    trained = trained_on(settings, use_case, version)
     with warehouse.open_warehouse(settings, only_reads=True) as connection:
         if trained is not None:
             _require_drift(connection, use_case, as_of)
@@ -66,7 +64,7 @@ def gather(settings: Settings, use_case: UseCase, as_of: date, version: str) -> 
             as_of=as_of,
             model_version=version,
             trained=trained,
-            matured=_matured(connection, use_case, as_of, version),
+            matured=_matured(connection, settings, use_case, as_of),
             causes=[
                 *(_cause(row) for row in found if row["action"] == "retrain"),
                 *_broken_bands(connection, use_case, as_of, version),
@@ -74,6 +72,18 @@ def gather(settings: Settings, use_case: UseCase, as_of: date, version: str) -> 
             faults=[row["told"] for row in found if row["action"] == BLOCK],
             requests=past_requests(connection, use_case, as_of),
         )
+
+
+def trained_on(settings: Settings, use_case: UseCase, version: str) -> date | None:
+    """The last date that a model's training knew; none for a rule.
+
+    Raises:
+        UnknownVersion: the registry does not know it.
+    """
+    if version.startswith(RULE_PREFIX):
+        return None
+    parameters = registry.validation_parameters(settings, registry.get_version(settings, use_case, version))
+    return date.fromisoformat(parameters["as_of"])
 
 
 def _cause(finding: dict[str, Any]) -> Cause:
@@ -88,9 +98,20 @@ def _findings(connection: sa.Connection, use_case: UseCase, as_of: date) -> list
     return warehouse.read_rows(connection, query.order_by(table.c.metric, table.c.slice))
 
 
-def _matured(connection: sa.Connection, use_case: UseCase, as_of: date, version: str) -> list[Matured]:
-    query = _known(use_case, as_of, version).where(tables.METRICS.c.metric == AVOIDABLE)
-    return [Matured(row["score_date"], row["value"]) for row in warehouse.read_rows(connection, query)]
+def _matured(connection: sa.Connection, settings: Settings, use_case: UseCase, as_of: date) -> list[Matured]:
+    """Avoidable losses of all models, with the dates that they were trained on; of some months at most."""
+    first = as_of - timedelta(days=_REMEMBERED_DAYS)
+    query = _known(use_case, as_of).where(tables.METRICS.c.metric == AVOIDABLE, tables.METRICS.c.score_date > first)
+    rows = warehouse.read_rows(connection, query)
+    trained = dict.fromkeys(row["model_version"] for row in rows)
+    for version in trained:
+        with suppress(UnknownVersion):  # one that was deleted tells nothing
+            trained[version] = trained_on(settings, use_case, version)
+    return [
+        Matured(row["score_date"], day, row["value"])
+        for row in rows
+        if (day := trained[row["model_version"]]) is not None and row["score_date"] > day
+    ]
 
 
 def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, version: str) -> list[Cause]:
@@ -98,7 +119,8 @@ def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, ver
 
     Of the KPIs only those count that a simple rule has as well: a new model can mend no other.
     """
-    query, metrics = _known(use_case, as_of, version), tables.METRICS
+    metrics = tables.METRICS
+    query = _known(use_case, as_of).where(metrics.c.model_version == version)
     newest = connection.scalar(sa.select(sa.func.max(query.subquery().c.score_date)))
     alerts = query.where(metrics.c.score_date == newest, metrics.c.status == ALERT)
     causes = [
@@ -119,12 +141,12 @@ def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, ver
     ]
 
 
-def _known(use_case: UseCase, as_of: date, version: str) -> sa.Select[Any]:
-    """The model's figures over all rows that had matured by the date, oldest first."""
+def _known(use_case: UseCase, as_of: date) -> sa.Select[Any]:
+    """Figures over all rows that had matured by the date, oldest first."""
     table = tables.METRICS
     return (
         sa.select(table)
-        .where(table.c.use_case == use_case.name, table.c.slice == EVERYTHING, table.c.model_version == version)
+        .where(table.c.use_case == use_case.name, table.c.slice == EVERYTHING)
         .where(table.c.clock == LABEL, table.c.known_date <= as_of)
         .order_by(table.c.score_date, table.c.metric)
     )

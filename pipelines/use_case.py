@@ -113,16 +113,16 @@ class RetrainPolicy(_Frozen):
     Losses are log losses in nats, means over the candidates.
     """
 
-    horizon_days: int = Field(28, ge=1, description="Over which a new model is to pay")
+    horizon_days: int = Field(28, ge=1, description="Over which a new model is to pay, at most")
     usd_per_nat_week: float = Field(16_000, ge=0, description="Worth of one nat, over a week")
-    staleness_nats_per_week: float = Field(0.0001, ge=0, description="What a model loses with each week of its age")
+    staleness_nats_per_week: float = Field(0.00005, ge=0, description="Least that a model loses with each week of age")
     usual_nats: float = Field(0.0005, ge=0, description="Avoidable loss of a model that is new")
     shift_nats: float = Field(0.0005, ge=0, description="What a shift of the features is taken to cost, before labels")
     training_usd: float = Field(10, ge=0, description="Of a training: machines, and the person who reads the verdict")
     risk_usd: float = Field(5, ge=0, description="Chance of a bad model that passes the gate, times its harm")
     champion_max_age_days: int = Field(56, ge=1, description="Beyond it a new model is asked for in any case")
-    cooldown_days: int = Field(7, ge=1, description="Between two trainings; as long a verdict is waited for")
-    max_per_30_days: int = Field(4, ge=1, description="Trainings within 30 days")
+    cooldown_days: int = Field(14, ge=1, description="Between two trainings; as long a verdict is waited for")
+    max_per_30_days: int = Field(3, ge=1, description="Trainings within 30 days")
     min_auc_drop: float = Field(0.02, gt=0, lt=1, description="Fall of realised AUC below validation that counts")
     drifted_feature_share: float = Field(0.25, gt=0, le=1, description="Share of drifted features that counts")
 

@@ -206,6 +206,14 @@ def snapshot(settings: Settings, number: int) -> None:
     lake.replace_snapshot(settings.lake, table.name, rows, day(number))
 
 
+def find(settings: Settings, number: int, clock: str = "label", action: str = "retrain", metric: str = "rate") -> None:
+    """A finding of the day, seen since day 4."""
+    row = {"use_case": SHOP.name, "finding_date": day(number), "metric": metric, "slice": "all", "clock": clock}
+    row |= {"cause": "concept shift", "action": action, "first_date": day(4)}
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.append_rows(connection, tables.FINDINGS, [row | {"told": "households buy otherwise", "source": ""}])
+
+
 def register(home: Path, *, params: Mapping[str, str], metrics: Mapping[str, float], reference: str) -> Settings:
     """Settings with a real MLflow store; version 1 of the shop's model comes from a run with these facts."""
     settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
