@@ -19,7 +19,7 @@ POLICY = RetrainPolicy(
     cooldown_days=7,
     max_per_30_days=4,
 )
-USE_CASE = SHOP.model_copy(update={"retraining": POLICY, "horizon_days": 7})
+USE_CASE = SHOP.model_copy(update={"retraining": POLICY, "horizon_days": 7, "late_window_days": 3})
 
 
 def weeks(number: int) -> list[date]:
