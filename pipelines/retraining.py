@@ -13,6 +13,7 @@ from pipelines.champion import RULE_PREFIX
 from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import ALERT, EVERYTHING, LABEL
 from pipelines.outcomes import published_version
+from pipelines.quality_bands import CUSUM
 from pipelines.retrain_ledger import keep_decision, past_requests
 from pipelines.retrain_policy import BLOCK, Cause, Evidence, Matured, judge
 from pipelines.settings import Settings
@@ -124,8 +125,9 @@ def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, ver
     newest = connection.scalar(sa.select(sa.func.max(query.subquery().c.score_date)))
     alerts = query.where(metrics.c.score_date == newest, metrics.c.status == ALERT)
     causes = [
-        Cause(f"{row['metric']} of version {version}", _told(row["metric"], row, row["threshold"]))
+        Cause(f"{name} of version {version}", _told(name, row, row["threshold"]))
         for row in warehouse.read_rows(connection, alerts)
+        for name in [row["metric"] + (f" of {row['slice']}" if row["metric"] == CUSUM else "")]
     ]
     kpis = tables.KPI_WEEKLY
     weeks = sa.select(kpis).where(
@@ -142,11 +144,11 @@ def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, ver
 
 
 def _known(use_case: UseCase, as_of: date) -> sa.Select[Any]:
-    """Figures over all rows that had matured by the date, oldest first."""
+    """Figures over all rows, and sums of their changes, that had matured by the date, oldest first."""
     table = tables.METRICS
     return (
         sa.select(table)
-        .where(table.c.use_case == use_case.name, table.c.slice == EVERYTHING)
+        .where(table.c.use_case == use_case.name, sa.or_(table.c.slice == EVERYTHING, table.c.metric == CUSUM))
         .where(table.c.clock == LABEL, table.c.known_date <= as_of)
         .order_by(table.c.score_date, table.c.metric)
     )

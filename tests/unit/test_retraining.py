@@ -270,6 +270,12 @@ def test_a_figure_beyond_its_limit_in_the_newest_matured_scores_is_a_cause(score
     assert decide_retraining(scored, SHOP, day(5), "test").reason.startswith("auc is 0.1")
 
 
+def test_a_sum_of_small_changes_is_a_cause_too(scored: Settings) -> None:
+    note(scored, 5, "drift", 0.1, clock="data")
+    note(scored, 0, "cusum", 9.0, status="alert", slice="rate_ratio")
+    assert decide_retraining(scored, SHOP, day(5), "test").reason.startswith("cusum of rate_ratio is 9")
+
+
 def test_a_kpi_below_its_band_is_a_cause_where_a_rule_has_it_too(scored: Settings) -> None:
     note(scored, 5, "drift", 0.1, clock="data")
     row = {"use_case": SHOP.name, "kpi_date": day(5), "value": 0.2, "band_low": 0.3, "band_high": 0.4}
