@@ -9,18 +9,18 @@ import sqlalchemy as sa
 
 from pipelines import registry, tables, warehouse
 from pipelines.avoidable import AVOIDABLE
+from pipelines.causes import BLOCK, RETRAIN
 from pipelines.champion import RULE_PREFIX
 from pipelines.errors import MissingPartition, UnknownVersion
+from pipelines.findings import season_near
 from pipelines.measurements import ALERT, EVERYTHING, LABEL
 from pipelines.outcomes import published_version
-from pipelines.quality_bands import CUSUM
 from pipelines.retrain_ledger import keep_decision, past_requests
-from pipelines.retrain_policy import BLOCK, Cause, Evidence, Matured, judge
+from pipelines.retrain_policy import Cause, Evidence, Matured, judge
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import UseCase
 
-DRIFT_SHARE = "drift_share"
 _WEEK, _REMEMBERED_DAYS = timedelta(days=7), 60
 
 
@@ -67,7 +67,7 @@ def gather(settings: Settings, use_case: UseCase, as_of: date, version: str) -> 
             trained=trained,
             matured=_matured(connection, settings, use_case, as_of),
             causes=[
-                *(_cause(row) for row in found if row["action"] == "retrain"),
+                *(_cause(row) for row in found if row["action"] == RETRAIN),
                 *_broken_bands(connection, use_case, as_of, version),
             ],
             faults=[row["told"] for row in found if row["action"] == BLOCK],
@@ -89,7 +89,7 @@ def trained_on(settings: Settings, use_case: UseCase, version: str) -> date | No
 
 def _cause(finding: dict[str, Any]) -> Cause:
     """The cause that a finding gives: the same as long as it lasts without a break."""
-    key = f"{finding['cause']}: {finding['metric']} of {finding['slice']} since {finding['first_date']}"
+    key = f"{finding['metric']} of {finding['slice']} since {finding['first_date']}"
     return Cause(key, finding["told"], is_proven=finding["clock"] == LABEL)
 
 
@@ -116,46 +116,37 @@ def _matured(connection: sa.Connection, settings: Settings, use_case: UseCase, a
 
 
 def _broken_bands(connection: sa.Connection, use_case: UseCase, as_of: date, version: str) -> list[Cause]:
-    """Quality of the model's newest matured scores, and KPIs of the newest week, that are worse than usual.
+    """KPIs of the newest week that are worse than usual, where no season explains it; quality is among the findings.
 
-    Of the KPIs only those count that a simple rule has as well: a new model can mend no other.
+    Only those count that a simple rule has as well: a new model can mend no other.
     """
-    metrics = tables.METRICS
-    query = _known(use_case, as_of).where(metrics.c.model_version == version)
-    newest = connection.scalar(sa.select(sa.func.max(query.subquery().c.score_date)))
-    alerts = query.where(metrics.c.score_date == newest, metrics.c.status == ALERT)
-    causes = [
-        Cause(f"{name} of version {version}", _told(name, row, row["threshold"]))
-        for row in warehouse.read_rows(connection, alerts)
-        for name in [row["metric"] + (f" of {row['slice']}" if row["metric"] == CUSUM else "")]
-    ]
-    kpis = tables.KPI_WEEKLY
-    weeks = sa.select(kpis).where(
-        kpis.c.use_case == use_case.name,
-        kpis.c.kpi_date.between(as_of - _WEEK + timedelta(days=1), as_of),
-        kpis.c.status == ALERT,
-        kpis.c.reference.is_not(None),
-        kpis.c.value < kpis.c.band_low,
+    table = tables.KPI_WEEKLY
+    query = sa.select(table).where(
+        table.c.use_case == use_case.name,
+        table.c.kpi_date.between(as_of - _WEEK + timedelta(days=1), as_of),
+        table.c.status == ALERT,
+        table.c.reference.is_not(None),
+        table.c.value < table.c.band_low,
     )
-    return causes + [
-        Cause(f"{row['kpi']} of version {version}", _told(row["kpi"], row, row["band_low"]))
-        for row in warehouse.read_rows(connection, weeks.order_by(kpis.c.kpi))
+    rows = [] if season_near(use_case, as_of) else warehouse.read_rows(connection, query.order_by(table.c.kpi))
+    return [
+        Cause(
+            f"{row['kpi']} of version {version}",
+            f"{row['kpi']} is {row['value']:.4g}, usually {row['band_low']:.4g} on",
+        )
+        for row in rows
     ]
 
 
 def _known(use_case: UseCase, as_of: date) -> sa.Select[Any]:
-    """Figures over all rows, and sums of their changes, that had matured by the date, oldest first."""
+    """Figures over all rows that had matured by the date, oldest first."""
     table = tables.METRICS
     return (
         sa.select(table)
-        .where(table.c.use_case == use_case.name, sa.or_(table.c.slice == EVERYTHING, table.c.metric == CUSUM))
+        .where(table.c.use_case == use_case.name, table.c.slice == EVERYTHING)
         .where(table.c.clock == LABEL, table.c.known_date <= as_of)
         .order_by(table.c.score_date, table.c.metric)
     )
-
-
-def _told(name: str, row: dict[str, Any], limit: float | None) -> str:
-    return f"{name} is {row['value']:.4g}" + ("" if limit is None else f", beyond {limit:.4g}")
 
 
 def _require_drift(connection: sa.Connection, use_case: UseCase, as_of: date) -> None:

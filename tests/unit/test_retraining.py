@@ -225,7 +225,7 @@ def test_the_decision_and_its_evidence_are_written_down_once(scored: Settings) -
     assert "households buy otherwise" in report.reason
     evidence = json.loads(before["evidence"])
     assert (evidence["trained"], evidence["model_version"]) == (str(day(-7)), "1")
-    assert [cause["key"] for cause in evidence["causes"]] == ["concept shift: rate of all since 2017-05-05"]
+    assert [cause["key"] for cause in evidence["causes"]] == ["rate of all since 2017-05-05"]
     assert before["evidence_hash"] == sha256(evidence["causes"][0]["key"].encode()).hexdigest()
 
 
@@ -260,22 +260,6 @@ def test_only_matured_figures_of_known_models_count(scored: Settings) -> None:
     assert json.loads(row["evidence"])["matured"] == [known]
 
 
-def test_a_figure_beyond_its_limit_in_the_newest_matured_scores_is_a_cause(scored: Settings) -> None:
-    note(scored, 5, "drift", 0.1, clock="data")
-    note(scored, -1, "auc", 0.1, status="alert")
-    note(scored, 0, "auc", 0.7)
-    assert decide_retraining(scored, SHOP, day(5), "test").action == "none"  # it is well again
-
-    note(scored, 0, "auc", 0.1, status="alert")
-    assert decide_retraining(scored, SHOP, day(5), "test").reason.startswith("auc is 0.1")
-
-
-def test_a_sum_of_small_changes_is_a_cause_too(scored: Settings) -> None:
-    note(scored, 5, "drift", 0.1, clock="data")
-    note(scored, 0, "cusum", 9.0, status="alert", slice="rate_ratio")
-    assert decide_retraining(scored, SHOP, day(5), "test").reason.startswith("cusum of rate_ratio is 9")
-
-
 def test_a_kpi_below_its_band_is_a_cause_where_a_rule_has_it_too(scored: Settings) -> None:
     note(scored, 5, "drift", 0.1, clock="data")
     row = {"use_case": SHOP.name, "kpi_date": day(5), "value": 0.2, "band_low": 0.3, "band_high": 0.4}
@@ -286,7 +270,7 @@ def test_a_kpi_below_its_band_is_a_cause_where_a_rule_has_it_too(scored: Setting
 
     report = decide_retraining(scored, SHOP, day(5), "test")
 
-    assert report.reason.startswith("hit_rate is 0.2, beyond 0.3; a new model")
+    assert report.reason.startswith("hit_rate is 0.2, usually 0.3 on; a new model")
 
 
 def test_data_at_fault_block_the_decision_and_a_training_by_hand(scored: Settings) -> None:
@@ -335,7 +319,7 @@ def test_the_monitor_joins_a_training_that_somebody_asked_for_and_its_causes_are
     assert not admit(scored, SHOP, day(5), "r2").is_admitted
     with warehouse.open_warehouse(scored) as connection:
         (request,) = past_requests(connection, SHOP, day(6))
-    assert request.keys == {"concept shift: rate of all since 2017-05-05"}
+    assert request.keys == {"rate of all since 2017-05-05"}
 
 
 def test_a_training_paid_when_it_was_promoted_and_not_rolled_back(scored: Settings) -> None:
@@ -420,7 +404,7 @@ def test_lists_are_held_against_those_of_the_same_weekday_before(scored: Setting
     (found, detectable) = list_drift(scored, SHOP, day(5), "1")
 
     # among themselves the weeks are .5, .25 and .25 from the mean of the others
-    assert (found.value, found.reference, found.threshold) == (1.0, 0.25, 0.25)
+    assert (found.value, found.reference, found.threshold) == pytest.approx((1.0, 0.25, 0.25))
     assert (found.status, found.clock, detectable.slice) == ("warn", "prediction", "list_mix_change all")
     assert list_drift(scored, SHOP, day(-9), "1") == list_drift(scored, SHOP, day(5), "2") == []
 
