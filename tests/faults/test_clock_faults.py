@@ -5,8 +5,10 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import corner_shop
 import pytest
 import sqlalchemy as sa
+from corner_shop import SHOP, put_scores, rows_of, sell, snapshot
 from deliveries import (
     DAY,
     a_line,
@@ -21,8 +23,9 @@ from deliveries import (
     tables_of,
 )
 
-from pipelines import tables, warehouse
+from pipelines import monitoring, tables, warehouse
 from pipelines.ingest import ingest
+from pipelines.settings import Settings
 
 pytestmark = pytest.mark.fault("F15")
 NEW_YORK = ZoneInfo("America/New_York")
@@ -109,3 +112,48 @@ def test_a_clock_that_jumps_does_not_change_which_attempt_is_the_last(settings, 
 
     assert baskets(settings) == [1, 2]
     require_sound(settings)
+
+
+WATCHED = (tables.METRICS, tables.FINDINGS, tables.KPI_DAILY, tables.KPI_WEEKLY, tables.RETRAIN_DECISIONS)
+STEPS = (
+    monitoring.record_outcomes,
+    monitoring.measure_quality,
+    monitoring.measure_drift,
+    monitoring.compute_kpis,
+    monitoring.record_findings,
+    monitoring.decide_retraining,
+)
+
+
+def watch_nights(home, odd, zone):
+    """The shop's monitor on the days around an odd one, in a time zone of the machine."""
+    os.environ["TZ"] = zone
+    time.tzset()
+    settings, first = Settings(home=home), (odd - corner_shop.DAY).days - 4
+    bought = [(first + n, 1 + n % 2, 1 + n % 3, "2.50") for n in range(8)]
+    for number in range(first, first + 8):
+        sell(settings, number, purchases=[one for one in bought if one[0] <= number])
+        snapshot(settings, number)
+        scores = [(who, corner_shop.PRODUCTS[what], 0.5, "baseline") for day, who, what, _ in bought if day <= number]
+        put_scores(settings, number, sorted(set(scores)), version="rule:frequency")
+        corner_shop.publish(settings, number, {1: ["MILK"], 2: ["BREAD"]}, version="rule:frequency")
+        for step in STEPS:
+            step(settings, SHOP, corner_shop.day(number), "night")
+
+
+# clocks back, the end of a year, clocks forward, a leap day
+@pytest.mark.parametrize("odd", [date(2017, 11, 5), date(2017, 12, 31), date(2018, 3, 11), date(2020, 2, 29)], ids=str)
+def test_the_monitor_measures_and_decides_by_the_business_date_in_every_time_zone(tmp_path, odd):
+    told = {}
+    for zone in ("UTC", "Asia/Kolkata"):
+        assert in_process(watch_nights, tmp_path / zone.replace("/", "-"), odd, zone) == (0, "")
+        settings = Settings(home=tmp_path / zone.replace("/", "-"))
+        told[zone] = {table.name: rows_of(settings, table) for table in WATCHED}
+
+    assert told["Asia/Kolkata"] == told["UTC"]
+    decided = [row["decision_date"] for row in told["UTC"][tables.RETRAIN_DECISIONS.name]]
+    assert decided == [odd + timedelta(days=n) for n in range(-4, 4)]
+    for row in told["UTC"][tables.METRICS.name]:
+        wait = timedelta(days=SHOP.horizon_days + SHOP.late_window_days) if row["clock"] == "label" else timedelta(0)
+        assert row["known_date"] == row["score_date"] + wait
+    assert any(row["clock"] == "label" for row in told["UTC"][tables.METRICS.name])
