@@ -31,6 +31,7 @@ for command in (
     cli_metrics.metrics,
     cli_watch.watch,
     cli_evaluate.evaluate_policy,
+    cli_evaluate.evaluate_monitor,
 ):
     app.command()(command)
 _ISO = ["%Y-%m-%d"]

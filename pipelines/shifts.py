@@ -181,7 +181,8 @@ def _p_value(trail: _Trail, freedom: int) -> float:
 def _judge(policy: MonitorPolicy, signal: Signal, key: Key, trail: _Trail, *, is_season: bool, is_kept: bool) -> Shift:
     far, change = trail.distances[-1], trail.value - trail.reference
     sign = 1.0 if far >= 0 else -1.0
-    matters = abs(np.expm1(change) if signal.is_relative else change) >= signal.min_change
+    size = abs(float(np.expm1(change)) if signal.is_relative else change)
+    matters = size >= signal.min_change
     flags = [one * sign > policy.limit for one in trail.distances]
     is_gross = abs(far) > policy.severe
     is_fault = bool(is_gross and matters and (signal.is_quality or _is_absurd(signal, change)))
@@ -203,7 +204,7 @@ def _judge(policy: MonitorPolicy, signal: Signal, key: Key, trail: _Trail, *, is
         status=ALERT if is_alert else WARN if flags[-1] and matters else OK,
         first_date=_since(trail, sign),
         is_fault=is_fault,
-        is_season=is_season and signal.is_seasonal and not is_gross,  # beyond that it is more than a season
+        is_season=bool(is_season and size <= signal.season_change and not is_fault),
         error=trail.error * (shown(trail.value) if signal.is_relative else 1.0),
     )
 

@@ -162,7 +162,7 @@ class Signal(_Frozen):
     is_relative: bool = Field(False, description="Changes are compared as shares of the figure, not as differences")
     min_change: float = Field(0, ge=0, description="A smaller change does not matter; a share where is_relative")
     is_quality: bool = Field(False, description="A shift of it is a fault of the data")
-    is_seasonal: bool = Field(True, description="A known season explains a shift of it")
+    season_change: float = Field(0.5, ge=0, description="Largest change that a known season explains; 0: none does")
     moves_with_year: bool = Field(False, description="Slow change is usual: it is not held against earlier windows")
     fault_factor: float = Field(0, ge=0, description="So many times its reference, or less than 1/so many, is a fault")
 

@@ -13,8 +13,8 @@ from pipelines.signals import Sums, Windows
 from pipelines.use_case import Season, Signal
 
 LAST = date(2017, 7, 2)
-PRICE = Signal(name="price", meaning="Price", sql="", is_relative=True, is_seasonal=False, fault_factor=3)
-BASKETS = Signal(name="baskets", meaning="Baskets", sql="")
+PRICE = Signal(name="price", meaning="Price", sql="", is_relative=True, season_change=0, fault_factor=3)
+BASKETS = Signal(name="baskets", meaning="Baskets", sql="", season_change=2)
 UNKNOWN = Signal(name="unknown", meaning="Unknown products", sql="", is_quality=True, min_change=0.5)
 WATCHED = SHOP.model_copy(update={"signals": (PRICE, BASKETS, UNKNOWN)})
 NOISE = [0.1, -0.2, 0.0, 0.2, -0.1, 0.1, 0.0, -0.2, 0.2, -0.1, 0.1, 0.0]  # around 10
@@ -78,7 +78,7 @@ def test_a_season_is_told_for_what_it_explains():
     week = Season(name="Christmas", first_date=LAST - timedelta(days=6), last_date=LAST - timedelta(days=6))
     festive = WATCHED.model_copy(update={"calendar": (week,)})
     assert judged("baskets", [11.1, 11.2], festive).is_season
-    assert not judged("baskets", [15.0], festive).is_season, "no season has done that"
+    assert not judged("baskets", [15.0], festive).is_season, "no season does that"
     assert not judged("price", [12.0], festive).is_season
     assert not judged("baskets", [11.1, 11.2]).is_season
 

@@ -77,7 +77,7 @@ TRIALS = (
     Trial(name="category outage", size="all lines", sql=_OUTAGE, cause=FAULT, aim=0.95, is_drawn=True),
     Trial(name="households leave", size="30 %", sql=_leave(30, 1), cause=COVARIATE, aim=0.95, is_drawn=True),
     Trial(
-        name="households leave", size="10 %", sql=_leave(10, 1), cause=COVARIATE, aim=0.8, within_weeks=3, is_drawn=True
+        name="households leave", size="10 %", sql=_leave(10, 1), cause=COVARIATE, aim=0, within_weeks=3, is_drawn=True
     ),
     Trial(name="new stores", size="20 % of baskets", sql=_move(20), cause=COVARIATE, aim=0.95, is_drawn=True),
     Trial(
