@@ -53,5 +53,6 @@ def _write(path: Path, rows: pa.Table) -> None:
 
 def _definition(use_case: UseCase) -> str:
     """Changes with what the scores are made of."""
-    told = use_case.model_dump_json(include={"base_tables", "feature_tables", "training", "positives_sql", "rules"})
+    parts = {"base_tables", "feature_tables", "training", "positives_sql", "rules"}
+    told = use_case.model_dump_json(include=parts, exclude_defaults=True)
     return f"{use_case.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
