@@ -104,10 +104,10 @@ def _metrics(use_case: UseCase, day: date, version: str, chance: np.random.Gener
     data = {"clock": "data", "known_date": day}
     for number in range(_FEATURES):
         value = abs(chance.normal(0, 0.02))
-        feature = whole | data | {"slice": f"feature_{number}", "threshold": 0.06}
-        status = "alert" if value > 0.06 else "ok"
-        found.append(feature | {"metric": "drift_ks", "value": value, "status": status})
-        found.append(feature | {"metric": "detectable", "value": 0.05, "status": "info"})
+        feature, status = f"feature_{number}", "alert" if value > 0.06 else "ok"
+        drift = {"metric": "drift_ks", "slice": feature, "value": value, "threshold": 0.06, "status": status}
+        least = {"metric": "drift_detectable", "slice": f"drift_ks {feature}", "value": 0.05, "status": "info"}
+        found += [whole | data | drift, whole | data | least]
     estimate = {"clock": "prediction", "known_date": day, "metric": "estimated_auc", "value": chance.normal(0.8, 0.005)}
     known = [whole | estimate | {"status": "info"}, *found]
     return known if mature <= LAST else [row for row in known if row["clock"] != "label"]

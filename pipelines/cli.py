@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 from pydantic_core import to_json
 
-from pipelines import cli_analyst, cli_evaluate, cli_metrics, cli_model, cli_quarantine, cli_warehouse, cli_watch
+from pipelines import (
+    cli_analyst,
+    cli_evaluate,
+    cli_health,
+    cli_metrics,
+    cli_model,
+    cli_quarantine,
+    cli_warehouse,
+    cli_watch,
+)
 from pipelines.cli_output import console, print_quality, print_report, progress_bar, progress_bars
 from pipelines.errors import BadInput, NightjarError
 from pipelines.settings import Settings, load_settings
@@ -28,6 +37,8 @@ for command in (
     cli_analyst.export,
     cli_analyst.verify,
     cli_analyst.contract,
+    cli_health.health,
+    cli_health.drift_report,
     cli_metrics.metrics,
     cli_watch.watch,
     cli_evaluate.evaluate_policy,

@@ -69,7 +69,7 @@ def tell(name: str, points: Points, marks: Mapping[date, str]) -> str:
     newest, oldest = points.rows[-1], points.rows[0]
     known = [row["value"] for row in points.rows if row["value"] is not None]
     spread = f", between {min(known):.4g} and {max(known):.4g}" if known else ""
-    rule = f"; the simple rule has {newest['reference']:.4g}" if newest.get("reference") is not None else ""
+    rule = f"; it is held against {newest['reference']:.4g}" if newest.get("reference") is not None else ""
     value = "not known" if newest["value"] is None else f"{newest['value']:.4g}"
     alerts = sum(row["status"] == ALERT for row in points.rows)
     told = f"{len(points.rows)} dates from {oldest[points.day]} to {newest[points.day]}{spread}. "

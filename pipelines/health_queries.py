@@ -11,7 +11,7 @@ from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.measurements import ALERT, DATA, EVERYTHING, LABEL, PREDICTION, WARN
 
 WEEKS, LISTED, SIGNALS = 26, 12, 40
-DETECTABLE = "detectable"
+DETECTABLE = ("drift_detectable", "shift_detectable")  # metrics whose slice is the metric and slice that they are of
 _METRICS, _FOUND, _MOVES = tables.METRICS.c, tables.FINDINGS.c, tables.PROMOTION_LOG.c
 _PUBLISHED, _INGESTED = tables.PUBLISH_LOG.c, tables.INGEST_LOG.c
 _KPIS, _WEEKS = tables.KPI_DAILY.c, tables.KPI_WEEKLY.c
@@ -39,13 +39,20 @@ class Queries:
         """One row: the newest dates that were ingested and published."""
         return sa.select(*self._newest())
 
-    def measured(self) -> _Query:
-        """Dates that were measured, by clock."""
-        clocks = _METRICS.clock.in_((DATA, PREDICTION, LABEL))  # named, the index on them serves
-        return (
-            sa.select(_METRICS.clock, _METRICS.score_date)
-            .where(*self._known(), clocks, _METRICS.score_date.between(self._first, self.as_of))
-            .group_by(_METRICS.clock, _METRICS.score_date)
+    def measured(self) -> sa.CompoundSelect[Any]:
+        """Score dates that were measured, by clock: those of which one row is found; databases look for no second."""
+        days = sa.select(_PUBLISHED.score_date).where(
+            _PUBLISHED.use_case == self._name, _PUBLISHED.score_date.between(self._first, self.as_of)
+        )
+        day = days.distinct().subquery().c.score_date
+        one = sa.select(sa.literal(1)).where(*self._known(), _METRICS.score_date == day)
+        return sa.union_all(
+            *(
+                sa.select(sa.literal(clock).label("clock"), day).where(
+                    one.where(_METRICS.clock == clock).limit(1).scalar_subquery() == 1
+                )
+                for clock in (DATA, PREDICTION, LABEL)
+            )
         )
 
     def _known(self) -> _Where:
@@ -73,7 +80,7 @@ class Queries:
                 *known, _METRICS.score_date == data, *_alerts_of(DATA, PREDICTION)
             ),
             "new_findings": sa.select(sa.func.count()).where(
-                _FOUND.use_case == self._name, _FOUND.finding_date == data
+                _FOUND.use_case == self._name, _FOUND.finding_date.between(data or self._first, self.as_of)
             ),
             "kpi_alerts": sa.select(sa.func.count()).where(
                 *self._kpis(), _KPIS.kpi_date == kpi_day, _KPIS.status == ALERT
@@ -146,23 +153,24 @@ class Queries:
     def signals(self, newest: Mapping[str, date]) -> _Query:
         """What was measured of the newest night, the gravest first, with the least change that it can see."""
         other = tables.METRICS.alias("d")
-        same = ("use_case", "score_date", "slice", "model_version")
-        names = ("score_date", "clock", "metric", "slice", "value", "low", "high", "reference", "threshold")
+        same = ("use_case", "score_date", "model_version")
+        names = ("score_date", "clock", "metric", "slice", "value", "reference", "threshold")
         nights = [sa.and_(_METRICS.clock == clock, _METRICS.score_date == day) for clock, day in newest.items()]
         of_part = sa.and_(  # those over everything have a chart
             _METRICS.slice != EVERYTHING, sa.or_(_METRICS.clock != LABEL, _METRICS.status.in_((ALERT, WARN)))
         )
         is_shown = sa.or_(_METRICS.clock == DATA, of_part)
         gravest = sa.case((_METRICS.status == ALERT, 0), (_METRICS.status == WARN, 1), else_=2)
-        joined = sa.and_(other.c.metric == DETECTABLE, *(other.c[name] == _METRICS[name] for name in same))
+        subject = other.c.slice == _METRICS.metric + " " + _METRICS.slice
+        joined = sa.and_(other.c.metric.in_(DETECTABLE), subject, *(other.c[name] == _METRICS[name] for name in same))
         return (
-            sa.select(*(_METRICS[name] for name in names), other.c.value.label(DETECTABLE), _METRICS.status)
+            sa.select(*(_METRICS[name] for name in names), other.c.value.label("detectable"), _METRICS.status)
             .select_from(tables.METRICS.outerjoin(other, joined))
             .where(
                 *self._known(),
                 _METRICS.score_date.in_(sorted(set(newest.values()))),
                 sa.or_(sa.false(), *nights),
-                _METRICS.metric != DETECTABLE,
+                _METRICS.metric.not_in(DETECTABLE),
                 is_shown,
             )
             .order_by(gravest, _METRICS.metric, _METRICS.slice)

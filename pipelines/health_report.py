@@ -19,12 +19,12 @@ from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import UseCase
 
-WORDS = {OK: "✔ in order", WARN: "▲ look", ALERT: "✘ act", INFO: "· to know"}
-_VERDICTS = {
-    OK: "Nothing asks for anybody.",
-    WARN: "Something has moved; nothing has to be done for the readers.",
-    ALERT: "Somebody must act: see what is marked below.",
-    INFO: "Nothing was measured yet. Each night of ingest, scoring and monitoring adds to this page.",
+WORDS = {OK: "✔ ok", WARN: "▲ warning", ALERT: "✘ alert", INFO: "· info"}
+VERDICTS = {
+    OK: "✔ In order: nothing asks for anybody.",
+    WARN: "▲ Something has moved; nothing has to be done.",
+    ALERT: "✘ Somebody must act: see what is marked below.",
+    INFO: "· Nothing was measured yet. Each night of ingest, scoring and monitoring adds to this page.",
 }
 _CSS = (Path(__file__).parent / "model_health.css").read_text
 
@@ -93,7 +93,7 @@ def as_html(use_case: UseCase, health: ModelHealth | None, links: Links) -> str:
         "newest_of": _newest,
         "chart": partial(_chart, marks),
     }
-    told = {"health": health, "links": links, "words": WORDS, "verdict": _VERDICTS[health.status if health else INFO]}
+    told = {"health": health, "links": links, "words": WORDS, "verdict": VERDICTS[health.status if health else INFO]}
     body = environment.get_template("model_health.html.jinja").render(told)
     return frame_page(f"Model health: {use_case.title}", body, _CSS())
 
@@ -108,7 +108,7 @@ def as_index(healths: Mapping[str, tuple[UseCase, ModelHealth | None]], nights: 
             address,
             use_case.title,
             status := health.status if health else INFO,
-            WORDS[status],
+            VERDICTS[status],
             show(health.now["published_date"] if health else None),
         )
         for address, (use_case, health) in healths.items()

@@ -69,10 +69,11 @@ class ModelHealth:
         counted = ("open_incidents", "quality_alerts", "kpi_alerts")
         if self.is_late or acts or any(self.now[name] for name in counted):
             return ALERT
-        return WARN if self.now["new_findings"] or self.now["signal_alerts"] else OK
+        return WARN if self.now["new_findings"] else OK
 
     def _is_new(self, finding: Row) -> bool:
-        return bool(finding["finding_date"] == self.now["signals_date"])
+        measured = self.now["signals_date"]  # a night that was refused has findings and no signals
+        return bool(measured is None or finding["finding_date"] >= measured)
 
 
 def read_health(settings: Settings, use_case: UseCase, as_of: date, expected: date | None = None) -> ModelHealth | None:

@@ -62,7 +62,7 @@ def filled(settings: Settings) -> Settings:
     measure(settings, 53, "ndcg_at_2", "1", 0.31234567, reference=0.35, threshold=0.35, status="alert")
     measure(settings, NOW, "estimated_auc", "1", 0.83, clock="prediction")
     measure(settings, NOW, "drift_ks", "1", 0.2, slice="spend_usd", threshold=0.1, status="alert", clock="data")
-    measure(settings, NOW, "detectable", "1", 0.05, slice="spend_usd", clock="data")
+    measure(settings, NOW, "drift_detectable", "1", 0.05, slice="drift_ks spend_usd", clock="data")
     move(settings, "promote", "1", "2", 30)
     move(settings, "rollback", "2", "1", 50)
     found = {"use_case": SHOP.name, "finding_date": day(NOW), "metric": "drift_ks", "slice": "spend_usd"}
@@ -99,7 +99,7 @@ def as_shown(column, value):
         return f"{value}"[:16] + " UTC"
     if isinstance(value, int | float):
         return f"{value}" if column.endswith(("alerts", "findings", "incidents")) else float(value)
-    words = {"ok": "✔ in order", "warn": "▲ look", "alert": "✘ act", "info": "· to know"}
+    words = {"ok": "✔ ok", "warn": "▲ warning", "alert": "✘ alert", "info": "· info"}
     return words[value] if column == "status" else "–" if value in (None, "") else f"{value}"
 
 
@@ -184,7 +184,7 @@ def test_the_newest_date_of_each_week_is_drawn_and_26_at_most():
         (lambda settings: log(settings, NOW + 1), "ok"),
         (
             lambda settings: measure(settings, NOW, "drift_ks", "1", 1.0, slice="x", clock="data", status="alert"),
-            "warn",
+            "ok",
         ),
         (lambda settings: measure(settings, 53, "auc", "1", 0.1, status="alert"), "alert"),
         (lambda settings: measure(settings, 53, "auc", "1", 0.1, slice="few", status="alert"), "ok"),
@@ -193,6 +193,7 @@ def test_the_newest_date_of_each_week_is_drawn_and_26_at_most():
         (lambda settings: put(settings, tables.INCIDENTS, incident(resolved_date=day(NOW))), "ok"),
         (lambda settings: put(settings, tables.FINDINGS, finding("inform")), "warn"),
         (lambda settings: put(settings, tables.FINDINGS, finding("retrain")), "alert"),
+        (lambda settings: put(settings, tables.FINDINGS, finding("retrain", NOW - 1)), "ok"),
     ],
 )
 def test_the_status_is_that_of_the_gravest_thing(settings, spoil, status):
@@ -204,6 +205,18 @@ def test_the_status_is_that_of_the_gravest_thing(settings, spoil, status):
     spoil(settings)
 
     assert read_health(settings, SHOP, day(NOW)).status == status
+
+
+def test_the_finding_of_a_night_that_was_refused_counts(filled):
+    log(filled, NOW + 1)
+    publish(filled, NOW + 1, "1", "refused")
+    put(filled, tables.FINDINGS, finding("block", NOW + 1))
+
+    health = read_health(filled, SHOP, day(NOW + 1))
+
+    assert health.now["new_findings"] == 2
+    assert health.now["published_date"] == day(NOW)
+    assert health.status == "alert"
 
 
 def test_scores_that_readers_must_have_and_lack_are_late(filled):
@@ -219,7 +232,7 @@ def test_the_marks_of_promotions_and_rollbacks_are_on_the_charts_and_in_their_wo
     told = svg.xpath("string(.//*[local-name()='desc'])")
     assert f"{day(30)}: ▸ v2. {day(50)}: ↩ v1." in told
     assert "8 dates from 2017-05-05 to 2017-06-23, between 0.804 and 0.853. The newest is 0.853" in told
-    assert "the simple rule has 0.7" in told
+    assert "it is held against 0.7" in told
     drawn = [text.strip() for text in svg.xpath(".//*[local-name()='text']/text()")]
     assert {"▸ v2", "↩ v1"} <= set(drawn)
 
@@ -317,7 +330,13 @@ def incident(**facts):
     return {"use_case": SHOP.name, "first_date": day(NOW), "last_date": day(NOW), "resolved_date": None} | words | facts
 
 
-def finding(action):
-    row = {"use_case": SHOP.name, "finding_date": day(NOW), "first_date": day(NOW), "action": action, "clock": "data"}
+def finding(action, number=NOW):
+    row = {
+        "use_case": SHOP.name,
+        "finding_date": day(number),
+        "first_date": day(number),
+        "action": action,
+        "clock": "data",
+    }
     row |= dict.fromkeys(("value", "reference", "threshold"), 0.5)
     return row | dict.fromkeys(("metric", "slice", "cause", "told", "source"), "x")

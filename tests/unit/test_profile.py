@@ -78,6 +78,58 @@ def test_a_table_without_an_earlier_partition_is_drawn_without_drift(settings):
     assert "Drift is detected" not in report.page.read_text()
 
 
+FEATURES = "features__shop"
+
+
+@pytest.fixture
+def keep_features(settings):
+    """Keeps a snapshot of a feature whose values are 1, 2, 3 …, times a factor."""
+
+    def keep_features(number, rows, factor=1.0):
+        table = pa.table(
+            {
+                "household_id": pa.array([HOUSEHOLD + n for n in range(rows)], pa.int64()),
+                "spend_usd": pa.array([factor * n for n in range(rows)], pa.float64()),
+                "purchases": pa.array([n % 3 for n in range(rows)], pa.int64()),
+            }
+        )
+        lake.replace_snapshot(settings.lake, FEATURES, table, DAY - timedelta(days=number))
+
+    return keep_features
+
+
+def test_features_are_compared_with_the_newest_snapshot_that_is_a_month_old(settings, keep_features):
+    for number, rows in ((0, 40), (1, 30), (28, 20), (35, 10)):
+        keep_features(number, rows, factor=1.0 if number else 100.0)
+
+    report = profile.profile(settings, FEATURES, DAY)
+
+    assert (report.rows, report.reference_rows) == (40, 20)
+    page = report.page.read_text()
+    assert report.page == settings.home / "profiles" / FEATURES / "2017-11-19.html"
+    assert "spend_usd" in page
+    assert "household_id" not in page
+    assert "Drift is detected for 50.0% of columns" in page  # spend, and not purchases
+
+
+def test_features_are_compared_with_the_date_that_is_asked_for(settings, keep_features):
+    keep_features(0, 40)
+    keep_features(7, 15)
+
+    assert profile.profile(settings, FEATURES, DAY, DAY - timedelta(days=7)).reference_rows == 15
+    assert profile.profile(settings, FEATURES, DAY).reference_rows == 0
+
+
+def test_a_snapshot_or_a_day_to_compare_with_that_is_missing_is_a_clear_error(settings, keep_features, write_lines):
+    keep_features(0, 10)
+    write_lines(DAY, 40)
+    week_ago = DAY - timedelta(days=7)
+
+    for table in (FEATURES, "core__transactions"):
+        with pytest.raises(MissingPartition, match="2017-11-12"):
+            profile.profile(settings, table, DAY, week_ago)
+
+
 @pytest.mark.parametrize("table", ["core__transactions", "core__nothing", "../../elsewhere"])
 def test_nothing_to_draw_is_a_clear_error_and_leaves_no_file(settings, table):
     with pytest.raises(MissingPartition) as caught:
