@@ -6,14 +6,15 @@ against the weeks before, and computes the business KPIs. Then it looks for shif
 household, and classes all that has moved by its cause: a fault of the data, a change of the pipeline, a season, a
 shift of the inputs or of what they mean. Last it writes down one decision on retraining, which a fault of the data
 forbids. If a new model is due, `request_training` wakes `train__<use case>`; otherwise that task is skipped, with the
-reason.
+reason. `write_health_page` leaves the page *Model health* of the date.
 
 **When, and why then** As soon as `score__<use case>` has published a business date, for that date: the newest
 outcomes are known then and nothing that is read changes later. By hand: trigger with a partition key.
 
 **Reads** the core tables, the feature snapshots and the scores up to the date. **Writes** `outcomes__<use
-case>`, `monitor__metrics`, `monitor__findings`, `kpi__daily`, `kpi__weekly` and `ops__retrain_decisions`; a fault of
-the data opens an incident in `ops__incidents`, which is paged once. A second run for a date leaves the same rows.
+case>`, `monitor__metrics`, `monitor__findings`, `kpi__daily`, `kpi__weekly` and `ops__retrain_decisions`, and the page
+`model_health/<use case>/<date>.html`; a fault of the data opens an incident in `ops__incidents`, which is paged once. A
+second run for a date leaves the same rows.
 
 **When it fails** The published scores are not affected. The log's last lines name the error and the remedy;
 clear the failed task once the cause is mended.
@@ -82,6 +83,13 @@ def monitor_dag(use_case: UseCase) -> None:
 
             return plain(decide_retraining(SETTINGS, use_case, *run_date()))
 
+        @task
+        def write_health_page() -> object:
+            """Write the page on the model's health as of the date, for those who do not look into Airflow."""
+            from pipelines.health_report import write_report
+
+            return plain(write_report(SETTINGS, use_case, *run_date()))
+
         @task(outlets=[retrain_asset(use_case)])
         def request_training(decision: dict[str, Any]) -> None:
             """Wake the training for this date if the decision says so; skip otherwise, with its reason."""
@@ -90,6 +98,7 @@ def monitor_dag(use_case: UseCase) -> None:
         decision = decide_retraining()
         record_outcomes() >> [measure_quality(), measure_drift(), compute_kpis()] >> record_findings() >> decision
         request_training(decision)
+        decision >> write_health_page()
         show_tables(dag, [use_case])
 
 

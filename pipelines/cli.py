@@ -159,11 +159,11 @@ def publish(
 
 @app.command()
 def monitor(day: Day, name: Name = DEFAULT) -> None:
-    """Record outcomes, measure quality and drift, compute KPIs, find causes, and decide on retraining.
+    """Record outcomes, measure quality and drift, compute KPIs, find causes, decide on retraining, and draw the page.
 
     Example: nightjar monitor --date 2017-11-19
     """
-    from pipelines import monitoring
+    from pipelines import health_report, monitoring
 
     settings, use_case = _ready(name)
     for step in (
@@ -173,6 +173,7 @@ def monitor(day: Day, name: Name = DEFAULT) -> None:
         monitoring.compute_kpis,
         monitoring.record_findings,
         monitoring.decide_retraining,
+        health_report.write_report,
     ):
         print_report(step(settings, use_case, day.date(), CLI_RUN))
 

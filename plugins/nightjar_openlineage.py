@@ -56,6 +56,7 @@ def _of_use_case(use_case: UseCase) -> Edges:
         "record_findings": ([*core, *metrics, *published, *model], [*metrics, *findings]),
         "compute_kpis": ([*core, *labels, *outcomes], kpis),
         "decide_retraining": ([*metrics, *findings, *kpis, *model], asked),
+        "write_health_page": ([*metrics, *findings, *kpis, *asked], []),
         "admit_training": ([*findings, *asked], asked),
     }
 
