@@ -1,10 +1,15 @@
 """DAGs run in this process, task by task, with their real steps."""
 
+import json
 from datetime import date, datetime
 
 import pytest
+from corner_shop import rows_of
 
-from pipelines import lake
+from pipelines import lake, tables
+from pipelines.retrain_ledger import admit
+from pipelines.use_cases import get_use_case
+from pipelines.warehouse import create_tables
 
 pytestmark = pytest.mark.slow
 DAY = date(2017, 5, 6)
@@ -69,6 +74,21 @@ def test_training_without_a_date_asks_for_one(run_dag, capfd):
         "write_model_card": "upstream_failed",
     }
     assert "a date as YYYY-MM-DD, such as 2017-11-19" in capfd.readouterr().out
+
+
+@pytest.mark.fault("F18")
+def test_a_second_run_that_would_train_for_a_date_is_skipped_and_wakes_nobody(settings, run_dag, events_of):
+    use_case = get_use_case("category_propensity", settings)
+    create_tables(settings, [use_case])
+    assert admit(settings, use_case, DAY, "the first run").is_admitted
+
+    tasks = run_dag("train__category_propensity", as_of=str(DAY))
+
+    assert {task.state for task in tasks.values()} == {"skipped"}
+    assert events_of(tasks["announce_champion"].run_id) == []
+    (row,) = rows_of(settings, tables.RETRAIN_DECISIONS)
+    told = [(one["by"], one["outcome"]) for one in json.loads(row["evidence"])["triggers"]]
+    assert told == [("nightjar", "admitted"), ("dag_test", "coalesced")]
 
 
 def test_bootstrap_refuses_dates_that_are_out_of_order(run_dag, capfd):
