@@ -65,6 +65,7 @@ def monitored(home, toy, published):
             monitoring.measure_quality,
             monitoring.measure_drift,
             monitoring.compute_kpis,
+            monitoring.record_findings,
             monitoring.decide_retraining,
         )
     }
@@ -151,6 +152,7 @@ def test_quality_drift_and_figures_are_measured(home, toy, monitored):
     drift = {row["slice"] for row in metrics if row["metric"] == "drift_ks" and row["score_date"] == MATURED}
     assert drift == {*toy.features, "score"}
     assert monitored["measure_drift"].features == len(toy.features)
+    assert monitored["record_findings"].blocking == 0
 
 
 def test_kpis_are_written_by_day_and_by_week(home, toy, monitored):

@@ -35,6 +35,7 @@ MAY = {
     "kpi__daily":             ("–",  "S",  "S",   "SID", "–",   "S"),
     "kpi__weekly":            ("–",  "S",  "S",   "SID", "–",   "S"),
     "monitor__metrics":       ("–",  "S",  "S",   "SID", "–",   "S"),
+    "monitor__findings":      ("–",  "S",  "S",   "SID", "–",   "S"),
     "ops__ingest_log":        ("SI", "S",  "S",   "S",   "SI",  "S"),
     "ops__reconciliation":    ("S",  "–",  "–",   "–",   "–",   "S"),
     "ops__check_log":         ("SI", "SI", "SI",  "SI",  "SI",  "S"),
