@@ -47,7 +47,7 @@ _TOLD = dict(
 )
 CHECKS = tuple(f"features: {told}" for told in _TOLD.values())
 _WIDE = Move(nulls=0.1, value=0.99, same=1.0, shape=0.99)
-_BEYOND = Move(nulls=0.01, value=0.02, same=0.02, shape=0.15)  # the least distance above the highest of the nights
+_BEYOND = Move(nulls=0.01, value=0.02, same=0.02, shape=0.25)  # the least distance above the highest of the nights
 _LIVELY, _STILL = 0.95, 0.9999  # shares of rows: of a feature that changes every night, and of one that stands still
 _QUIET = 0.02  # rise of the median feature's rows that stay, on a day on which little happened
 
@@ -104,7 +104,8 @@ def compare_nights(
 ) -> tuple[dict[str, Move], list[Check]]:
     """How the features of a date moved since an earlier one, and the verdict on it.
 
-    It only warns where the nights lie more than 3 days apart, or features are made in another way since.
+    It only warns where the nights lie more than 3 days apart, or features are made in another way since. In a known
+    season a night counts as two: a closed day moves what counts days as no other does.
     """
     try:
         found = moves(use_case.features, *read_nights(settings, use_case, before, as_of))
@@ -113,7 +114,10 @@ def compare_nights(
     made = [ledger.newest(settings, use_case, FEATURES, day) for day in (before, as_of)]
     is_same = len({one.inputs.definition for one in made if one}) == 1
     days = (as_of - before).days
-    checks = feature_checks(found, nights, days, is_blocking=is_same and days <= _FARTHEST_DAYS)
+    is_season = any(one.first_date <= as_of <= one.last_date for one in use_case.calendar)
+    checks = feature_checks(
+        found, nights, 2 * days if is_season else days, is_blocking=is_same and days <= _FARTHEST_DAYS
+    )
     return found if days == 1 and is_same else {}, checks
 
 

@@ -8,9 +8,9 @@ from corner_shop import LISTS, SHOP, day, keep_scores, know_features, rows_of, s
 
 from pipelines import audit, lake, ledger, tables, warehouse
 from pipelines.errors import AuditRefused
-from pipelines.feature_faults import Move, feature_checks, feature_faults, moves
+from pipelines.feature_faults import Move, compare_nights, feature_checks, feature_faults, moves
 from pipelines.publishing import publish
-from pipelines.use_case import AuditPolicy
+from pipelines.use_case import AuditPolicy, Season
 
 COUNTED = np.arange(20.0)
 CALM = {"visits": Move(nulls=0.0, value=0.02, same=0.5, shape=0.02)}
@@ -61,7 +61,7 @@ def test_a_feature_that_does_what_it_does_in_a_week_has_no_fault():
         ("nulls", 0.029, 0.031),  # highest .01, range .01, of seven nights twice the range
         ("value", 0.139, 0.141),  # .06 + 2 · .04
         ("same", 0.9999, 1.0),  # .7 + 2 · .2 would be all rows: it stands still
-        ("shape", 0.189, 0.191),  # .04 + .15, the least distance
+        ("shape", 0.289, 0.291),  # .04 + .25, the least distance
     ],
 )
 def test_each_limit_lies_twice_the_range_above_the_highest_of_a_week(kind, within, beyond):
@@ -167,3 +167,18 @@ def test_features_made_in_another_way_only_warn(shop):
 
     (row,) = [row for row in rows_of(shop, tables.CHECK_LOG) if row["check_name"] == "features: lost values"]
     assert not row["is_success"] and not row["is_blocking"]
+
+
+def test_in_a_known_season_a_night_may_move_a_feature_as_far_as_two(shop):
+    """All but one of four candidates keep their purchases: the value 2 has risen by a quarter."""
+    usual = [{"purchases": Move(0.0, 0.1, 0.9, 0.1)}] * 7  # at most .1 + .02
+    fair = Season(name="Fair", first_date=day(1), last_date=day(1))
+
+    def failed(use_case):
+        _, checks = compare_nights(shop, use_case, day(0), day(1), usual)
+        return [check.name for check in checks if not check.success]
+
+    assert failed(SHOP) == ["features: stuck at one value"]
+    assert failed(SHOP.model_copy(update={"calendar": (fair,)})) == ["features: stuck at one value"]
+    usual[0] = {"purchases": Move(0.0, 0.13, 0.9, 0.1)}  # .13 + 2 · .03, and twice as much
+    assert failed(SHOP.model_copy(update={"calendar": (fair,)})) == []
