@@ -120,8 +120,8 @@ def as_index(healths: Mapping[str, tuple[UseCase, ModelHealth | None]], nights: 
 
 def as_error(what: str, remedy: str, runbook: str) -> str:
     """The page where the warehouse cannot be read."""
-    body = Markup('<p class="empty alert" role="alert">{}</p><p>{}</p><p><a href="{}">Runbook</a></p>')
-    return frame_page("Model health is not known", body.format(what, remedy, runbook), _CSS())
+    body = Markup('<p class="empty alert" role="alert">{}</p><p>{}</p><p>Runbook: <a href="{}">{}</a></p>')
+    return frame_page("Model health is not known", body.format(what, remedy, runbook, runbook), _CSS())
 
 
 def show(value: Any) -> str:

@@ -268,8 +268,8 @@ def test_links_name_the_version_that_scored_and_no_password(filled):
         "../../model_cards/corner_shop/v1.html",
         f"../../data_docs/scores__corner_shop/{day(NOW)}.html",
         "https://models.shop/base/#/models/corner_shop",
-        "docs/running.md",
     ]
+    assert "secret" not in write_report(tracked, SHOP, day(NOW), "test").page.read_text()
 
 
 def test_an_empty_warehouse_and_none_at_all_say_what_will_come(settings):
