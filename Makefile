@@ -74,7 +74,7 @@ format: $(STAMP) ## put code into the project's form
 check: $(STAMP) ## lint, form, types and the direction of imports
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
 
-docs: $(STAMP) ## write contracts/warehouse.json, and the tables of docs/analysts.md, from the code
+docs: $(STAMP) ## write contracts/warehouse.json, docs/kpis.md and the tables of docs/analysts.md from the code
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/nightjar contract
 
 reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from pipelines import tables
+from pipelines import kpi_page, tables
 from pipelines.errors import ContractBroken
 from pipelines.settings import PROJECT, Settings
 from pipelines.storage import replacing
@@ -197,7 +197,7 @@ def documented(page: str, contract: Contract) -> str:
 
 
 def write_contract(settings: Settings, project: Path = PROJECT, *, is_major: bool = False) -> Contract:
-    """Write down what the code says of the warehouse, in the contract and in the page for analysts.
+    """Write down what the code says of the warehouse, in the contract and in the pages for analysts and on KPIs.
 
     Raises:
         ContractBroken: see `amended` and `read_contract`; nothing is written.
@@ -206,7 +206,7 @@ def write_contract(settings: Settings, project: Path = PROJECT, *, is_major: boo
     contract = amended(read_contract(project), terms(ours), is_major=is_major)
     text = json.dumps({"sha256": _seal(contract), **asdict(contract)}, indent=1, ensure_ascii=False)
     page = documented((project / PAGE).read_text(), contract)
-    for name, content in ((CONTRACT, f"{text}\n"), (PAGE, page)):
+    for name, content in ((CONTRACT, f"{text}\n"), (PAGE, page), (kpi_page.PAGE, kpi_page.as_page(ours))):
         with replacing(project / name) as unfinished:
             unfinished.write_text(content)
     return contract

@@ -36,6 +36,7 @@ for command in (
     cli_model.rollback,
     cli_analyst.export,
     cli_analyst.verify,
+    cli_analyst.kpis,
     cli_analyst.contract,
     cli_health.health,
     cli_health.drift_report,

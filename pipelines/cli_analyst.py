@@ -1,4 +1,4 @@
-"""`nightjar export`, `verify` and `contract`: what analysts take away, can trust, and can rely on."""
+"""`nightjar export`, `verify`, `kpis` and `contract`: what analysts take away, can trust, and can rely on."""
 
 from datetime import datetime
 from pathlib import Path
@@ -51,10 +51,27 @@ def verify(
     console.print(f"{found.rows:,} rows, as run {found.run_id} published them: {found.content_hash}", markup=False)
 
 
+def kpis(
+    first: Annotated[datetime, typer.Option("--from", formats=_ISO, help="First business date")],
+    last: Annotated[datetime, typer.Option("--to", formats=_ISO, help="Last business date")],
+    database: Annotated[Path, typer.Option(dir_okay=False, help="DuckDB file to write")],
+    name: _Name = _DEFAULT,
+) -> None:
+    """Put a period into a DuckDB file in which the SQL of docs/kpis.md runs.
+
+    Example: nightjar kpis --from 2017-11-13 --to 2017-11-19 --database kpis.duckdb
+    """
+    from pipelines.kpi_views import write_database
+
+    settings = load_settings()
+    write_database(settings, get_use_case(name, settings), first.date(), last.date(), database)
+    console.print(f"{first.date()} to {last.date()} in {database}", markup=False)
+
+
 def contract(
     *, is_major: Annotated[bool, typer.Option("--major", help="Raise the major version: readers will break")] = False
 ) -> None:
-    """Write contracts/warehouse.json and the tables of docs/analysts.md from the code; for developers.
+    """Write contracts/warehouse.json, docs/kpis.md and the tables of docs/analysts.md from the code; for developers.
 
     Example: nightjar contract
     """

@@ -44,12 +44,23 @@ def open_core(settings: Settings, *, up_to: date, versions: Versions = NEWEST) -
         MissingPartition: core__transactions has no partition up to that date.
     """
     with open_engine(settings) as connection:
-        for table in CORE_TABLES.values():
-            is_written = versions.get(table.name, 0) is not None
-            version = versions.get(table.name)
-            files = lake.files_of(settings.lake, table.name, last=up_to, version=version) if is_written else []
-            _create_view(connection, table, files, up_to)
+        show_core(settings, connection, up_to=up_to, versions=versions)
         yield connection
+
+
+def show_core(
+    settings: Settings, connection: duckdb.DuckDBPyConnection, *, up_to: date, versions: Versions = NEWEST
+) -> None:
+    """Put the core tables as `open_core` shows them into a connection.
+
+    Raises:
+        MissingPartition: core__transactions has no partition up to that date.
+    """
+    for table in CORE_TABLES.values():
+        is_written = versions.get(table.name, 0) is not None
+        version = versions.get(table.name)
+        files = lake.files_of(settings.lake, table.name, last=up_to, version=version) if is_written else []
+        _create_view(connection, table, files, up_to)
 
 
 def _create_view(

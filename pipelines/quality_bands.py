@@ -143,6 +143,15 @@ def standardised(usual: Band, now: Estimate) -> float:
     return float(np.sign(far) * norm.isf(max(t.sf(abs(far), usual.windows - 1), 1e-300)))
 
 
+def band_around(limit: float, past: Sequence[Estimate], now: Estimate) -> tuple[float, float] | None:
+    """What is usual of a figure now: the median of its past, and so many deviations to both sides; none: too few."""
+    usual = _usual(past, ())
+    if usual is None:
+        return None
+    far = _limit(limit, usual) * _deviation(usual, now)
+    return usual.centre - far, usual.centre + far
+
+
 def was_flagged(status: str) -> bool:
     """Whether a stored status says that the figure was beyond its threshold."""
     return status in (WARN, ALERT)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from datetime import date
 from typing import Self
 
@@ -133,18 +134,45 @@ class RetrainPolicy(_Frozen):
 
 
 class Kpi(_Frozen):
-    """A business figure: what it means, its unit, its owner, and SQL that gives one value.
+    """A business figure: what it means, its unit, its owner, and SQL that gives one value or its parts by entity.
 
-    The SQL sees the core tables, the parameters `$first_date` and `$last_date` (both included), and for the score
-    dates whose label window ended between them: `outcomes` (the published rows) and `labels`.
+    The SQL sees the core tables, the parameters `$first_date` and `$last_date` (both included), and what
+    `kpi_views.VIEWS` names, such as `lists` and `labels` of the score dates that matured between them. `entity_sql`
+    gives the entity, `numerator` and `denominator`: the value is the ratio of their sums, with an interval. Where the
+    SQL reads `lists`, it is evaluated for the lists of the simple rule too, as the reference.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     meaning: str
     unit: str
-    sql: str
+    sql: str = ""
+    entity_sql: str = ""
     is_daily: bool = True
+    has_band: bool = Field(True, description="Whether its past says what is usual of it")
+    band_limit: float = Field(4.5, gt=0, description="Standard deviations beyond which it counts, as if normal")
     owner: str = Field("", description="Who answers for it; empty: the owner of the use case")
+
+    @model_validator(mode="after")
+    def _has_one_definition(self) -> Self:
+        if bool(self.sql) == bool(self.entity_sql):
+            raise ValueError(f"{self.name}: give either sql or entity_sql")
+        return self
+
+    @property
+    def value_sql(self) -> str:
+        """SQL that gives the one value."""
+        ratio = f"SELECT sum(numerator) / nullif(sum(denominator), 0) AS value FROM ({self.entity_sql})"
+        return self.sql or ratio
+
+    @property
+    def rule_sql(self) -> str:
+        """The same for the lists of the simple rule; empty where there are no lists to replace."""
+        replaced = re.sub(r"\blists\b", "rule_lists", self.value_sql)
+        return replaced if replaced != self.value_sql else ""
+
+    def reads(self, tables: Iterable[str]) -> bool:
+        """Whether the SQL names one of these tables."""
+        return any(re.search(rf"\b{table}\b", self.value_sql) for table in tables)
 
 
 class Signal(_Frozen):

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from pipelines import analyst_contract, tables, warehouse
+from pipelines import analyst_contract, kpi_page, tables, warehouse
 from pipelines.analyst_contract import CONTRACT, PAGE, Contract, amended, differences, documented, terms
 from pipelines.cli import app
 from pipelines.errors import ContractBroken
@@ -112,6 +112,8 @@ def test_the_committed_contract_and_page_are_what_the_code_says():
     assert differences(contract.tables, ours) == ([], []), "make docs; what breaks readers: nightjar contract --major"
     page = (PROJECT / PAGE).read_text()
     assert page == documented(page, contract), "make docs"
+    kpis = kpi_page.as_page(load_use_cases(Settings(use_cases=())))
+    assert (PROJECT / kpi_page.PAGE).read_text() == kpis, "make docs"
 
 
 def test_every_column_that_analysts_read_has_a_meaning_and_every_table_is_on_the_page():
