@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 
 from pipelines import kpi_page, tables
 from pipelines.errors import ContractBroken
+from pipelines.reconciliation import RECONCILIATION_VIEW
 from pipelines.settings import PROJECT, Settings
 from pipelines.storage import replacing
 from pipelines.use_case import UseCase
@@ -109,7 +110,7 @@ def readable(use_cases: Mapping[str, UseCase]) -> dict[str, sa.Table]:
         scores = tables.scores_table(use_case)
         latest = scores.to_metadata(sa.MetaData(), name=f"{scores.name}_latest")
         found += [scores, latest, tables.outcomes_table(use_case)]
-    return {table.name: table for table in sorted([*found, tables.RECONCILIATION_VIEW], key=lambda table: table.name)}
+    return {table.name: table for table in sorted([*found, RECONCILIATION_VIEW], key=lambda table: table.name)}
 
 
 def terms(use_cases: Mapping[str, UseCase]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from sqlalchemy.schema import SetColumnComment, SetTableComment
 
 from pipelines import roles
 from pipelines.errors import UnknownRevision
-from pipelines.tables import METADATA, RECONCILIATION, outcomes_table, scores_table, staging_table
+from pipelines.reconciliation import RECONCILIATION
+from pipelines.tables import METADATA, outcomes_table, scores_table, staging_table
 from pipelines.use_case import UseCase
 
 if TYPE_CHECKING:
