@@ -156,13 +156,14 @@ def test_lists_count_when_their_labels_are_final_and_not_before(listed: Settings
 
 def test_coverage_concentration_and_churn_are_of_the_last_night(listed: Settings) -> None:
     publish(listed, 5, {1: ["MILK", "BEER"], 2: ["MILK"]})
-    publish(listed, 6, {1: ["MILK", "BREAD"], 3: ["BEER"]})
+    publish(listed, 6, {1: ["MILK", "BREAD"], 3: ["CHEESE"]})
 
     daily = compute_kpis(listed, MARKET, day(6), "test").daily
 
-    # Two of 1's rows were there the day before, one was not; 3 had no list then. Three categories were bought, by two.
+    # One of 1's rows was there the day before, one was not; 3 had no list then. Three categories were bought, by two;
+    # neither 3 nor CHEESE is among them.
     assert daily["list_churn_share"] == 1 / 2
-    assert (daily["category_coverage_share"], daily["household_coverage_share"]) == (1.0, 1.0)
+    assert (daily["category_coverage_share"], daily["household_coverage_share"]) == (2 / 3, 1 / 2)
     assert daily["top_10_concentration_share"] == 1.0
 
 

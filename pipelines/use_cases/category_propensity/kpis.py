@@ -15,7 +15,7 @@ OF_WHOM = (
     "in the period"
 )
 BOUGHT_LATELY = f"""
-    SELECT household_id, product_category FROM core__transactions JOIN core__products USING (product_id)
+    SELECT DISTINCT product_category FROM core__transactions JOIN core__products USING (product_id)
     WHERE core__transactions.business_date BETWEEN $last_date - 83 AND $last_date
       AND product_category NOT IN {EXCLUDED}
 """
@@ -89,8 +89,8 @@ KPIS = (
         meaning="Categories on any list published for the last date, of those bought in 12 weeks",
         unit="share",
         sql=f"""
-            SELECT nullif((SELECT count(DISTINCT product_category) {ON_LAST_DATE}), 0)
-                   / nullif(count(DISTINCT product_category), 0) FROM ({BOUGHT_LATELY})
+            SELECT nullif(count(DISTINCT listed.product_category), 0) / count(DISTINCT product_category)
+            FROM ({BOUGHT_LATELY}) LEFT JOIN (SELECT product_category {ON_LAST_DATE}) AS listed USING (product_category)
         """,
     ),
     Kpi(
@@ -98,8 +98,8 @@ KPIS = (
         meaning="Households with a list published for the last date, of those that bought in 12 weeks",
         unit="share",
         sql=f"""
-            SELECT nullif((SELECT count(DISTINCT household_id) {ON_LAST_DATE}), 0)
-                   / nullif(count(DISTINCT household_id), 0) FROM core__transactions
+            SELECT nullif(count(DISTINCT listed.household_id), 0) / count(DISTINCT household_id)
+            FROM core__transactions LEFT JOIN (SELECT household_id {ON_LAST_DATE}) AS listed USING (household_id)
             WHERE business_date BETWEEN $last_date - 83 AND $last_date
         """,
     ),
