@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import median
 
 from pipelines import monitor_backtest_concept as concept
-from pipelines.causes import CONCEPT_SHIFT
+from pipelines.causes import ACTIONS, CONCEPT_SHIFT, DATA_FAULT, RETRAIN
 from pipelines.monitor_backtest import HalfReport
 from pipelines.monitor_backtest_data import Found
 from pipelines.use_case import Trial, UseCase
@@ -77,6 +77,12 @@ def aims(use_case: UseCase, reports: Sequence[HalfReport]) -> list[Aim]:
             lambda one: one >= 0.9,
         ),
         Aim("promotion week or clock change that pages", "0", each(caught(quiet, 12)), lambda one: one == 0),
+        Aim(
+            "data fault, promotion or clock change that asks for a retraining",
+            "0",
+            each(lambda one: false_retraining(use_case, one)),
+            lambda one: one == 0,
+        ),
     ]
 
 
@@ -113,6 +119,14 @@ def right_cause(use_case: UseCase, report: HalfReport) -> float | None:
     return sum(named) / len(named) if named else None
 
 
+def false_retraining(use_case: UseCase, report: HalfReport) -> float | None:
+    """Share of the trials with a data fault, a promotion or a clock change in which a retraining was asked for."""
+    blocked = {(one.name, one.size) for one in use_case.trials if one.cause in ("", DATA_FAULT)}
+    tried = [one for one in report.found if (one.trial, one.size) in blocked]
+    asked = [any(ACTIONS.get(cause) == RETRAIN for cause in one.causes) for one in tried]
+    return sum(asked) / len(asked) if asked else None
+
+
 def _false_figures(report: HalfReport) -> float:
     return report.false_figure_weeks / report.figure_weeks
 
@@ -136,8 +150,12 @@ def as_markdown(use_case: UseCase, reports: Sequence[HalfReport]) -> str:
     for one in aims(use_case, reports):
         figures = " | ".join(_shown(value, one.unit) for value in one.measured)
         lines.append(f"| {one.measure} | {one.aim} | {figures} | {one.verdict} |")
+    seeds = len({one.seed for report in reports for one in report.found})
+    sizes = ", ".join(f"{report.entities:,} in half {report.name}" for report in reports)
     return "\n".join(
         [
+            f"Seeds: {seeds}. Entities: {sizes}.",
+            "",
             *lines,
             "",
             *_trial_table(reports),

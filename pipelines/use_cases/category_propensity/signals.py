@@ -132,6 +132,7 @@ SIGNALS = (
             FROM watched_lines GROUP BY ALL
         """,
         is_relative=True,
+        season_change=1,
         min_change=0.2,
     ),
     Signal(
