@@ -13,7 +13,7 @@ from pipelines.causes import BLOCK, RETRAIN
 from pipelines.champion import RULE_PREFIX
 from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.findings import season_near
-from pipelines.measurements import ALERT, EVERYTHING, LABEL
+from pipelines.measurements import ALERT, DATA, EVERYTHING, LABEL
 from pipelines.outcomes import published_version
 from pipelines.retrain_ledger import keep_decision, past_requests
 from pipelines.retrain_policy import Cause, Evidence, Matured, judge
@@ -152,7 +152,7 @@ def _known(use_case: UseCase, as_of: date) -> sa.Select[Any]:
 def _require_drift(connection: sa.Connection, use_case: UseCase, as_of: date) -> None:
     table = tables.METRICS
     query = sa.select(table.c.metric).where(
-        table.c.use_case == use_case.name, table.c.score_date == as_of, table.c.clock != LABEL
+        table.c.use_case == use_case.name, table.c.score_date == as_of, table.c.clock == DATA
     )
     if connection.scalar(query.limit(1)) is None:
         raise MissingPartition(
