@@ -80,25 +80,6 @@ def record_findings(settings: Settings, use_case: UseCase, as_of: date, run_id: 
     return FindingsReport(as_of, len(shifts), count[BLOCK], count[INFORM], count[RETRAIN], told)
 
 
-def blocking_faults(settings: Settings, use_case: UseCase, as_of: date) -> list[str]:
-    """The faults of the data, in words, that were open at the end of a date and forbid a training."""
-    return _told(settings, use_case, as_of, BLOCK)
-
-
-def retraining_causes(settings: Settings, use_case: UseCase, as_of: date) -> list[str]:
-    """The shifts, in words, that a new model may learn."""
-    return _told(settings, use_case, as_of, RETRAIN)
-
-
-def _told(settings: Settings, use_case: UseCase, as_of: date, action: str) -> list[str]:
-    table = tables.FINDINGS
-    query = sa.select(table.c.told).where(
-        table.c.use_case == use_case.name, table.c.finding_date == as_of, table.c.action == action
-    )
-    with warehouse.open_warehouse(settings, only_reads=True) as connection:
-        return [str(told) for told in connection.scalars(query.order_by(table.c.metric, table.c.slice))]
-
-
 def _feature_faults(connection: sa.Connection, use_case: UseCase, as_of: date) -> list[Moved]:
     """Feature checks of the date's publication that failed and would have stopped it: somebody has forced it."""
     log = tables.CHECK_LOG

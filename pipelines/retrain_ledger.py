@@ -100,13 +100,6 @@ def past_requests(connection: sa.Connection, use_case: UseCase, as_of: date) -> 
     ]
 
 
-def paid_share(settings: Settings, use_case: UseCase, as_of: date) -> float | None:
-    """Share of the trainings asked for up to a date, and judged, that paid: promoted, and not rolled back since."""
-    with warehouse.open_warehouse(settings, only_reads=True) as connection:
-        asked = [one for one in past_requests(connection, use_case, date.max) if one.asked <= as_of and one.verdict]
-    return sum(one.verdict == promotion_log.PROMOTE for one in asked) / len(asked) if asked else None
-
-
 def _outcome(
     connection: sa.Connection, use_case: UseCase, as_of: date, triggers: list[dict[str, str]], run_id: str
 ) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import pytest
 from corner_shop import SHOP, day, log, publish, rows_of, sell
 
 from pipelines import paging, tables, warehouse, watch
-from pipelines.findings import blocking_faults, record_findings, retraining_causes, season_near
+from pipelines.findings import record_findings, season_near
 from pipelines.measurements import ALERT, DATA, LABEL, WARN, Measurement, replace_measurements
 from pipelines.use_case import Season, Signal
 
@@ -67,7 +67,6 @@ def test_an_alert_of_labels_that_are_final_is_a_concept_shift_and_a_warning_is_n
     assert (row["cause"], row["action"], row["clock"]) == ("concept shift", "retrain", "label")
     assert row["slice"] == "household_id 1"
     assert (row["value"], row["reference"], row["threshold"]) == (0.8, 1.0, 0.9)
-    assert retraining_causes(shop, SHOP, day(6)) == [row["told"]]
 
     note(shop, 4, label(WARN))
     record_findings(shop, SHOP, day(6), "again")
@@ -129,7 +128,6 @@ def test_a_price_that_nobody_pays_is_a_fault_that_blocks_and_names_the_drop_of_i
     (row,) = found_on(dear, LAST)
     assert (row["cause"], row["action"], row["metric"]) == ("data fault", "block", "price")
     assert row["source"] == f"core__transactions of {day(LAST - 3)}: transactions/drop/part-0.parquet"
-    assert blocking_faults(dear, SHOP, day(LAST)) == [row["told"]]
     measured = {(one["metric"], one["slice"]): one for one in rows_of(dear, tables.METRICS)}
     price = measured["price", "all"]
     assert price["value"] == pytest.approx((6 * 12 + 1000) / 7, rel=0.01)

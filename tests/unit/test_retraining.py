@@ -15,7 +15,7 @@ from pipelines.column_drift import list_drift
 from pipelines.errors import MissingPartition, UnknownVersion
 from pipelines.measurements import Measurement, replace_measurements
 from pipelines.monitoring import decide_retraining, measure_drift
-from pipelines.retrain_ledger import admit, paid_share, past_requests
+from pipelines.retrain_ledger import admit, past_requests
 from pipelines.retrain_policy import Cause, Evidence, Matured, Request, judge
 from pipelines.settings import Settings
 from pipelines.use_case import RetrainPolicy
@@ -243,7 +243,7 @@ def test_the_same_evidence_asks_once_whatever_becomes_of_the_challenger(scored: 
     later = decide_retraining(scored, SHOP, day(16), "test")
 
     assert [(one.action, one.is_requested) for one in (at_once, later)] == [("coalesce", False)] * 2
-    assert paid_share(scored, SHOP, day(16)) == 0
+    assert verdicts(scored) == ["refuse"]
 
 
 def test_only_matured_figures_of_known_models_count(scored: Settings) -> None:
@@ -322,16 +322,20 @@ def test_the_monitor_joins_a_training_that_somebody_asked_for_and_its_causes_are
     assert request.keys == {"rate of all since 2017-05-05"}
 
 
-def test_a_training_paid_when_it_was_promoted_and_not_rolled_back(scored: Settings) -> None:
-    assert paid_share(scored, SHOP, day(9)) is None
+def verdicts(settings: Settings) -> list[str]:
+    with warehouse.open_warehouse(settings) as connection:
+        return [one.verdict for one in past_requests(connection, SHOP, day(9))]
+
+
+def test_what_became_of_a_training_is_what_was_said_last_of_its_model(scored: Settings) -> None:
+    assert verdicts(scored) == []
     admit(scored, SHOP, day(5), "r1", "ada")
-    assert paid_share(scored, SHOP, day(9)) is None  # no verdict yet
+    assert verdicts(scored) == [""]
     end_training(scored, 5, "r1")
     say(scored, "promote", "2")
-    assert paid_share(scored, SHOP, day(9)) == 1
-    assert paid_share(scored, SHOP, day(4)) is None
+    assert verdicts(scored) == ["promote"]
     say(scored, "rollback", "1", before="2")
-    assert paid_share(scored, SHOP, day(9)) == 0
+    assert verdicts(scored) == ["rollback"]
 
 
 def test_nothing_is_decided_when_drift_was_not_measured(scored: Settings) -> None:
