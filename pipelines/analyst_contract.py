@@ -48,7 +48,7 @@ _VALUES: dict[str, dict[str, str]] = {
         "prediction": "of what was computed from it",
         "label": "of what came true: known when the label window and the late window are over",
     },
-    "cause": {
+    "monitor__findings.cause": {
         "data fault": "the data are wrong: nothing may be learnt from them",
         "pipeline change": "the model, its features or the code have changed, the world has not",
         "season": "the calendar or a promotion explains it",

@@ -15,6 +15,7 @@ from pipelines.champion import load_version
 from pipelines.cli import app
 from pipelines.errors import NotPublished, SnapshotRefused
 from pipelines.explain import explain
+from pipelines.measurements import EVERYTHING, LABEL
 from pipelines.metrics import paired_interval
 from pipelines.publishing import publish
 from pipelines.quality_rows import scored_by_all
@@ -124,12 +125,14 @@ def test_the_shadow_is_judged_beside_the_champion_without_touching_its_alerts(sc
     monitoring.record_outcomes(scored, USE_CASE, MATURED, "test")
     report = monitoring.measure_quality(scored, USE_CASE, MATURED, "test")
     with warehouse.open_warehouse(scored) as connection:
-        metrics = warehouse.read_rows(connection, sa.select(tables.METRICS))
+        of_all_rows = tables.METRICS.c.slice == EVERYTHING, tables.METRICS.c.clock == LABEL
+        metrics = warehouse.read_rows(connection, sa.select(tables.METRICS).where(*of_all_rows))
     of = {name: {row["metric"]: row for row in metrics if row["model_version"] == name} for name in ("1", "2")}
 
     assert report.score_dates == (NIGHT,)
     assert report.newest == {metric: row["value"] for metric, row in of["1"].items()}
-    assert set(of["2"]) == set(of["1"])
+    at_3 = {f"{figure}_at_3" for figure in ("precision", "recall", "ndcg", "hit", "value_captured")}
+    assert set(of["2"]) == {"auc", "log_loss", "ece", *at_3}
     assert {(row["status"], row["threshold"]) for row in of["2"].values()} == {("info", None)}
     rows = {name: scored_by_all(scored, USE_CASE, NIGHT, name)[name] for name in ("1", "2")}
     assert realised(scored, USE_CASE, ("2", "1"), LEARNT, MATURED) == paired_interval(USE_CASE, rows["2"], rows["1"])

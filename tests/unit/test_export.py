@@ -68,11 +68,24 @@ def test_no_text_of_an_exported_csv_is_a_formula_to_a_spreadsheet(settings, publ
 
 @pytest.mark.attack("S19")
 def test_numbers_below_zero_are_not_texts_and_stay_as_they_are(settings, use_case, tmp_path):
-    row = {"use_case": "=u", "kpi_date": DAY, "kpi": "loss", "value": -1.5, "unit": "usd", "meaning": "-"}
+    row = dict.fromkeys((column.name for column in tables.KPI_DAILY.columns), None)
+    row |= {"use_case": "=u", "kpi_date": DAY, "kpi": "loss", "value": -1.5, "status": "ok", "unit": "usd"}
+    row |= {"owner": "@shop", "meaning": "-"}
     with warehouse.open_warehouse(settings) as connection:
         warehouse.append_rows(connection, tables.KPI_DAILY, [row])
     export(settings, "kpi__daily", tmp_path / "kpis.csv")
-    assert read_csv(tmp_path / "kpis.csv")[1] == ["'=u", str(DAY), "loss", "-1.5", "usd", "'-"]
+    header, cells = read_csv(tmp_path / "kpis.csv")
+    told = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    assert told == {
+        "use_case": "'=u",
+        "kpi_date": str(DAY),
+        "kpi": "loss",
+        "value": "-1.5",
+        "status": "ok",
+        "unit": "usd",
+        "owner": "'@shop",
+        "meaning": "'-",
+    }
 
 
 def test_parquet_and_a_reader_that_we_did_not_write_give_back_what_the_warehouse_holds(settings, published, tmp_path):

@@ -66,8 +66,11 @@ def prometheus(settings, exporter, tmp_path):
     command = [shutil.which("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}"]
     command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address={address}"]
     server = start_server(settings, "prometheus", command, {}, f"http://{address}")
-    yield server
-    stop_server(settings, server)
+    try:
+        wait_until(lambda: httpx.get(f"{server.url}/-/ready", trust_env=False).is_success)
+        yield server
+    finally:
+        stop_server(settings, server)
 
 
 def ask(server, path, **params):
