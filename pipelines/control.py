@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+FEWEST = 4  # windows that tell what is usual by themselves
 _MAD_TO_SD = 1.4826  # of a normal distribution
 _CONFIDENCE = 1.959964  # of a 95 % interval
 
@@ -31,11 +32,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Band:
-    """What is usual of a figure: its centre, and the standard deviation between windows beyond their own error."""
+    """What is usual of a figure: its centre, and the standard deviation between windows beyond their own error.
+
+    `freedom` says how well the spread is known: the degrees of freedom of Student's distribution.
+    """
 
     centre: float
     spread: float
     windows: int
+    freedom: int
 
     def distance(self, now: Estimate) -> float:
         """How many standard deviations, of the window and between windows, the estimate lies from the centre."""
@@ -66,19 +71,27 @@ def ratio(numerators: Vector, denominators: Vector) -> Estimate:
     return Estimate(value, error, count)
 
 
-def band(history: Sequence[Estimate]) -> Band | None:
-    """What is usual by earlier windows: median, and by the median absolute deviation; none with fewer than four.
+def band(history: Sequence[Estimate], usually: float = 0.0, prior: int = 0) -> Band | None:
+    """What is usual: median of earlier windows, and spread by the median absolute deviation; none with fewer than four.
 
-    What the windows' own errors explain of their spread is taken off, since each estimate brings its own.
+    What the windows' own errors explain of their spread is taken off, since each estimate brings its own. Few windows
+    know little of a spread: it is drawn up to what is `usually` seen of such figures, in units of their errors, which
+    weighs as much as `prior` windows (Smyth 2004, moderated t).
     """
     known = [one for one in history if np.isfinite(one.value)]
-    if len(known) < 4:
+    if len(known) < FEWEST:
         return None
-    values, errors = np.array([one.value for one in known]), np.array([one.error for one in known])
-    centre = float(np.median(values))
-    total = _MAD_TO_SD * float(np.median(np.abs(values - centre)))
-    spread = float(np.sqrt(max(total**2 - float(np.median(errors)) ** 2, (0.25 * total) ** 2)))
-    return Band(centre, spread, len(known))
+    error, count = float(np.median([one.error for one in known])), len(known)
+    total = deviation_of([one.value for one in known])
+    together = (count * total**2 + prior * (usually * error) ** 2) / (count + prior)
+    total = max(total, float(np.sqrt(together)))
+    spread = float(np.sqrt(max(total**2 - error**2, (0.25 * total) ** 2)))
+    return Band(float(np.median([one.value for one in known])), spread, count, count - 1 + prior)
+
+
+def deviation_of(values: Sequence[float]) -> float:
+    """Standard deviation by the median absolute deviation: a few wild values do not count."""
+    return _MAD_TO_SD * float(np.median(np.abs(np.asarray(values) - np.median(values))))
 
 
 def cusum(distances: Sequence[float], slack: float = 0.5) -> tuple[float, float]:

@@ -45,6 +45,11 @@ def walk_scores(
     return found
 
 
+def champion_of(path: Path) -> str:
+    """Which champion made a file of `walk_scores`."""
+    return path.stem.split("_")[0]
+
+
 def _write(path: Path, rows: pa.Table) -> None:
     unfinished = path.with_suffix(".tmp")
     pq.write_table(rows, unfinished)

@@ -221,7 +221,12 @@ def _pasts(settings: Settings, use_case: UseCase, score_date: date) -> dict[tupl
     for row in rows:
         if (row["score_date"], row["model_version"]) in published and row["value"] is not None:
             low, high = (row[end] if row[end] is not None else row["value"] for end in ("low", "high"))
-            past = Past(estimate_between(row["value"], low, high), row["model_version"], was_flagged(row["status"]))
+            past = Past(
+                estimate_between(row["value"], low, high),
+                row["model_version"],
+                was_flagged(row["status"]),
+                _is_season(use_case, row["score_date"]),
+            )
             found.setdefault((row["metric"], row["slice"]), []).append(past)
     return found
 

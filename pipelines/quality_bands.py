@@ -12,7 +12,7 @@ from statistics import median, stdev
 import numpy as np
 
 from pipelines.avoidable import AVOIDABLE
-from pipelines.control import Band, Estimate, band, cusum, is_persistent
+from pipelines.control import FEWEST, Band, Estimate, band, cusum, deviation_of, is_persistent
 from pipelines.measurements import ALERT, EVERYTHING, OK, WARN, Measurement
 from pipelines.residuals import CALIBRATION_SLOPE, FIGURES, NDCG_GAIN, RATE_RATIO, RESIDUAL_LOG_LOSS
 from pipelines.use_case import MonitorPolicy
@@ -28,7 +28,7 @@ _SIDES = {
     CALIBRATION_SLOPE: _BOTH,
     NDCG_GAIN: _LOWER,
 }
-_FEWEST = 4  # windows that tell what is usual by themselves
+_FEWEST_SLICES = 8  # of a figure that tell how much such a figure usually varies
 _GROSS = 5.0  # a normal variable is as far once in three million times: one week is enough
 
 
@@ -39,6 +39,7 @@ class Past:
     estimate: Estimate
     model_version: str
     is_flagged: bool
+    is_season: bool = False
 
 
 Pasts = Mapping[tuple[str, str], Sequence[Past]]  # by metric and slice, oldest first
@@ -51,28 +52,35 @@ def judge(
     folds: Sequence[float] = (),
     *,
     is_season: bool = False,
+    usually: float | None = None,
 ) -> Measurement:
     """The measurement with its threshold and status.
 
     An alert is a figure that is worse than usual in two of three weeks, the newest among them, or grossly so; one week
-    alone is a warning, and so is all that happens in a known season. Before there are four weeks, the validation's
-    `folds` count as weeks; with neither there is nothing to compare with.
+    alone is a warning. A known season explains what it began with: there, only what was flagged before it goes on to
+    be an alert. `usually` is how much such figures vary, if that is known (`spreads`). Before there are four weeks,
+    the validation's `folds` count as weeks; with neither there is nothing to compare with.
     """
-    usual = _usual([one.estimate for one in past], folds)
+    usual = _usual(policy, [one.estimate for one in past], folds, usually)
     if usual is None or not np.isfinite(found.value):
         return found
     sides, far = _SIDES.get(found.metric, _LOWER), standardised(usual, estimate_of(found))
     side = max(sides, key=lambda one: one * far)
     limit = usual.centre + side * _limit(policy.limit, usual) * _deviation(usual, estimate_of(found))
     is_flagged = side * far > policy.limit
-    flags = [*(one.is_flagged for one in past), is_flagged]
-    is_alert = is_flagged and (side * far > _GROSS or is_persistent(flags))
-    status = ALERT if is_alert and not is_season else WARN if is_flagged else OK
+    flags = [*(one.is_flagged and not (is_season and one.is_season) for one in past), is_flagged]
+    is_alert = is_persistent(flags) or (is_flagged and side * far > _GROSS and not is_season)
+    status = ALERT if is_alert else WARN if is_flagged else OK
     return replace(found, threshold=limit, status=status)
 
 
 def cusum_of(
-    policy: MonitorPolicy, found: Measurement, past: Sequence[Past], *, is_season: bool = False
+    policy: MonitorPolicy,
+    found: Measurement,
+    past: Sequence[Past],
+    *,
+    is_season: bool = False,
+    usually: float | None = None,
 ) -> Measurement | None:
     """The sum of a figure's small changes for the worse since its model version came; none without a band.
 
@@ -83,7 +91,7 @@ def cusum_of(
     is_own = [all(version == found.model_version for version in versions[place:]) for place in range(len(versions))]
     distances = []
     for place, now in enumerate(estimates):
-        usual = _usual(estimates[:place], ())
+        usual = _usual(policy, estimates[:place], (), usually)
         if is_own[place] and usual is not None:
             distances.append(standardised(usual, now))
     if not distances:
@@ -105,6 +113,7 @@ def judge_all(
     is_season: bool,
 ) -> list[Measurement]:
     """All measurements of one version and date with their statuses, and the sums of the residual figures' changes."""
+    known = spreads(pasts)
     judged = [
         judge(
             policy,
@@ -112,15 +121,36 @@ def judge_all(
             pasts.get((one.metric, one.slice), ()),
             folds.get(one.metric, ()) if one.slice == EVERYTHING else (),
             is_season=is_season,
+            usually=known.get(one.metric),
         )
         for one in found
     ]
     sums = [
-        cusum_of(policy, one, pasts.get((one.metric, one.slice), ()), is_season=is_season)
+        cusum_of(
+            policy,
+            one,
+            pasts.get((one.metric, one.slice), ()),
+            is_season=is_season,
+            usually=known.get(one.metric),
+        )
         for one in found
         if one.metric in FIGURES and one.slice == EVERYTHING
     ]
     return [*judged, *(one for one in sums if one is not None)]
+
+
+def spreads(pasts: Pasts) -> dict[str, float]:
+    """How much a figure usually varies between weeks, in units of its own error: the median of its slices.
+
+    Figures of fewer than eight slices are left out: they would tell of themselves.
+    """
+    ratios: dict[str, list[float]] = {}
+    for (metric, _), past in pasts.items():
+        known = [one.estimate for one in past if np.isfinite(one.estimate.value)]
+        error = median(one.error for one in known) if known else 0.0
+        if len(known) >= FEWEST and error > 0:
+            ratios.setdefault(metric, []).append(deviation_of([one.value for one in known]) / error)
+    return {metric: median(found) for metric, found in ratios.items() if len(found) >= _FEWEST_SLICES}
 
 
 def estimate_of(found: Measurement) -> Estimate:
@@ -140,12 +170,12 @@ def standardised(usual: Band, now: Estimate) -> float:
     from scipy.stats import norm, t
 
     far = usual.distance(now)
-    return float(np.sign(far) * norm.isf(max(t.sf(abs(far), usual.windows - 1), 1e-300)))
+    return float(np.sign(far) * norm.isf(max(t.sf(abs(far), usual.freedom), 1e-300)))
 
 
 def band_around(limit: float, past: Sequence[Estimate], now: Estimate) -> tuple[float, float] | None:
     """What is usual of a figure now: the median of its past, and so many deviations to both sides; none: too few."""
-    usual = _usual(past, ())
+    usual = band(past)
     if usual is None:
         return None
     far = _limit(limit, usual) * _deviation(usual, now)
@@ -157,21 +187,23 @@ def was_flagged(status: str) -> bool:
     return status in (WARN, ALERT)
 
 
-def _usual(windows: Sequence[Estimate], folds: Sequence[float]) -> Band | None:
+def _usual(
+    policy: MonitorPolicy, windows: Sequence[Estimate], folds: Sequence[float], usually: float | None
+) -> Band | None:
     known = [one for one in windows if np.isfinite(one.value)]
-    if len(known) >= _FEWEST:
-        return band(known)
+    if len(known) >= FEWEST:
+        return band(known) if usually is None else band(known, usually, policy.prior_windows)
     values = [*folds, *(one.value for one in known)]
     if not folds or len(values) < 2:
         return None
-    return Band(median(values), stdev(values), len(values))
+    return Band(median(values), stdev(values), len(values), len(values) - 1)
 
 
 def _limit(limit: float, usual: Band) -> float:
     """How many deviations of this band are as rare as so many of a normal variable."""
     from scipy.stats import norm, t
 
-    return float(t.isf(norm.sf(limit), usual.windows - 1))
+    return float(t.isf(norm.sf(limit), usual.freedom))
 
 
 def _deviation(usual: Band, now: Estimate) -> float:

@@ -8,7 +8,14 @@ import pytest
 from corner_shop import SHOP
 
 from pipelines.monitor_backtest import HalfReport, _incidents, champions_of, plan_year
-from pipelines.monitor_backtest_concept import shift_taste, swap_items
+from pipelines.monitor_backtest_concept import (
+    deal_entities,
+    deal_item,
+    draw_entities,
+    draw_items,
+    reverse_item,
+    swap_items,
+)
 from pipelines.monitor_backtest_data import Found
 from pipelines.monitor_backtest_features import spoilt
 from pipelines.monitor_backtest_report import aims, false_pages, share_found
@@ -71,13 +78,37 @@ def scored() -> pa.Table:
 
 
 def test_swapped_items_take_each_others_buyers():
-    assert swap_items(SHOP, scored(), 1).to_pylist() == [False, True, True, False, False]
+    swapped = swap_items(SHOP, scored(), ["MILK", "BREAD"], np.random.default_rng(1))
+    assert swapped.to_pylist() == [False, True, True, False, False]
+
+
+def test_a_reversed_item_is_bought_by_those_who_did_not():
+    told = reverse_item(SHOP, scored(), ["BREAD"], np.random.default_rng(1)).to_pylist()
+    assert told == [True, True, False, False, True]
+
+
+def test_an_item_that_is_dealt_anew_keeps_its_number_of_buyers_and_others_their_own():
+    told = [deal_item(SHOP, scored(), ["MILK"], np.random.default_rng(seed)).to_pylist() for seed in range(9)]
+    assert {(sum(one[::2]), *one[1::2]) for one in told} == {(2, False, True)}
+    assert len({tuple(one) for one in told}) == 3
 
 
 def test_who_shifts_taste_buys_as_much_of_other_things():
-    dealt = shift_taste(1.0)(SHOP, scored(), 3).to_pylist()
-    assert [sum(dealt[:2]), sum(dealt[2:4]), dealt[4]] == [1, 1, True]
-    assert shift_taste(0.0)(SHOP, scored(), 3).to_pylist() == scored().column("is_positive").to_pylist()
+    dealt = [deal_entities(SHOP, scored(), [1, 2], np.random.default_rng(seed)).to_pylist() for seed in range(9)]
+    assert {(sum(one[:2]), sum(one[2:4]), one[4]) for one in dealt} == {(1, 1, True)}
+    assert len({tuple(one) for one in dealt}) == 4
+    nobody = deal_entities(SHOP, scored(), [], np.random.default_rng(3))
+    assert nobody.to_pylist() == scored().column("is_positive").to_pylist()
+
+
+def test_the_same_seed_hits_the_same_and_another_somebody_else():
+    def drawn(seed: int) -> list[list]:
+        generator = np.random.default_rng(seed)
+        return [draw_items(1)(SHOP, scored(), generator), draw_entities(0.5)(SHOP, scored(), generator)]
+
+    assert drawn(1) == drawn(1)
+    assert len({str(drawn(seed)) for seed in range(9)}) > 2
+    assert draw_entities(1.0)(SHOP, scored(), np.random.default_rng(1)) == [1, 2, 3]
 
 
 def test_a_spoilt_column_is_null_or_stuck_where_it_was_chosen():
@@ -91,3 +122,4 @@ def test_a_missed_aim_is_shown_as_missed():
     verdicts = {one.measure: one.verdict for one in aims(SHOP, [report])}
     assert verdicts["false pages per quarter, untouched nights"] == "**no**"
     assert verdicts["untouched feature-weeks that page"] == "yes"
+    assert verdicts["concept, fainter: found within two matured windows"] == "–"

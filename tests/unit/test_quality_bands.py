@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipelines.control import Estimate
 from pipelines.measurements import Measurement
-from pipelines.quality_bands import Past, cusum_of, judge, judge_all
+from pipelines.quality_bands import Past, cusum_of, judge, judge_all, spreads
 from pipelines.use_case import MonitorPolicy
 
 POLICY = MonitorPolicy()
@@ -47,8 +49,34 @@ def test_a_calibrated_figure_is_judged_on_both_sides_and_a_loss_on_its_own() -> 
     assert judge(POLICY, now(0.7, "log_loss"), weeks(USUAL, (-1,))).status == "ok"
 
 
-def test_a_known_season_is_no_alert() -> None:
-    assert judge(POLICY, now(0.6), weeks(USUAL, (-1,)), is_season=True).status == "warn"
+def test_a_known_season_explains_what_began_in_it_and_not_what_was_there_before() -> None:
+    before, within = weeks(USUAL, (-1,)), weeks(USUAL, (-1,))
+    within[-1] = replace(within[-1], is_season=True)
+
+    assert judge(POLICY, now(0.6), weeks(USUAL), is_season=True).status == "warn"
+    assert judge(POLICY, now(0.6), within, is_season=True).status == "warn"
+    assert judge(POLICY, now(0.6), before, is_season=True).status == "alert"
+    assert judge(POLICY, now(0.755), within).status == "alert"  # it has outlasted the season
+
+
+def test_many_slices_tell_together_how_far_is_unusual_and_few_do_not() -> None:
+    random = np.random.default_rng(5)
+
+    def slices(count: int) -> dict[tuple[str, str], list[Past]]:
+        found = {("rate_ratio", f"item {place}"): random.normal(1, 0.02, size=8) for place in range(count)}
+        return {
+            key: [Past(Estimate(float(value), 0.02, 0), "1", is_flagged=False) for value in values]
+            for key, values in found.items()
+        }
+
+    many = slices(30)
+    assert spreads(slices(3)) == {}
+    assert 0.7 < spreads(many)["rate_ratio"] < 1.1  # nothing beyond its own error
+    one = Measurement("rate_ratio", "1", 1.1, slice="item 1", low=1.1 - 0.04, high=1.1 + 0.04)
+    alone, together = (
+        judge(POLICY, one, many["rate_ratio", "item 1"], usually=usually).threshold for usually in (None, 1.0)
+    )
+    assert 1 + 3.5 * 0.02 < together < alone  # never nearer than its own error allows
 
 
 def test_before_four_weeks_the_folds_of_validation_count_as_weeks() -> None:
