@@ -27,7 +27,8 @@ from pipelines.validation import validate
 
 PUBLISHED, FORCED, REFUSED, ERASED = "published", "forced", "refused", "erased"
 BINS = 20
-_NIGHTS, _WITHIN_DAYS, _LEAST_SHARE = 14, 21, 1e-4
+NIGHTS = 14  # that a night is held against, at most
+_WITHIN_DAYS, _LEAST_SHARE = 21, 1e-4
 _WEEK = 7
 _NEAR = timedelta(days=3)
 
@@ -83,7 +84,7 @@ def last_nights(connection: sa.Connection, use_case: UseCase, as_of: date) -> li
     newest = {row.score_date: row for row in connection.execute(query)}
     return [
         Night(day, newest[day].model_version, Figures.model_validate(json.loads(newest[day].audit)["figures"]))
-        for day in sorted(newest, reverse=True)[:_NIGHTS]
+        for day in sorted(newest, reverse=True)[:NIGHTS]
     ]
 
 

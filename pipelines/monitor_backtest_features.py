@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from pipelines.audit import NIGHTS
 from pipelines.feature_faults import Moves, feature_faults, moves, read_nights
 from pipelines.lineage import current_snapshot
 from pipelines.settings import Settings
 from pipelines.training_set import Matrix
 from pipelines.use_case import UseCase
 
-NIGHTS = 9  # of one day each, before the night of the trial
 KINDS = ("null", "stuck at one value")
 SHARES = (0.05, 0.2)
 
