@@ -6,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import date
+from math import inf, isfinite
 from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidently_default
 from benchmarks.bulk_load import Race, races
 from benchmarks.model_health import Wait, waits
 from benchmarks.replicate import replicate
@@ -23,6 +25,7 @@ from pipelines.use_cases import get_use_case
 FIRST, LAST = date(2017, 1, 1), date(2017, 12, 31)
 BUSIEST = date(2017, 12, 23)  # of all days the one with the most lines
 _YEAR = ("--from", str(FIRST), "--to", str(LAST))
+_MATURED, _BEFORE, _NIGHT_OF = date(2017, 12, 7), date(2017, 12, 16), date(2017, 12, 17)  # ten days wait for labels
 _DAY = ("--from", str(BUSIEST), "--to", str(BUSIEST))
 
 
@@ -47,6 +50,11 @@ class Cost:
 
 
 _NIGHT = ("features__category_propensity", "scores__category_propensity", "publish__category_propensity")
+_MONITOR = tuple(
+    f"{step}__category_propensity"
+    for step in ("outcomes", "quality", "drift", "kpis", "findings", "retraining", "health")
+)
+_EVIDENTLY = "Evidently's default over the features of that night alone"
 _BUDGETS = (
     Budget("bulk ingest of the year, with all checks", "year", ("ingest",), 90, 1536),
     Budget("training: snapshots, all candidates on three folds", "year", ("train__category_propensity",), 180, 3072),
@@ -54,6 +62,7 @@ _BUDGETS = (
     Budget("signature check and load of a model", "year", ("load__category_propensity",), 1, 1536),
     Budget("one night of December: features, score with reasons, publish", "year", _NIGHT, 20, 1536),
     Budget("publication of that night: staging, audit, swap", "year", _NIGHT[2:], 10, 1536),
+    Budget("monitoring of that night: quality, drift, KPIs, causes, decision, page", "year", _MONITOR, 20, 1536),
     Budget("ingest of one day", "day", ("ingest",), 5, 1536),
 )
 
@@ -65,7 +74,10 @@ def main() -> int:
     _run(homes["year"], "land", *_YEAR)
     _run(homes["year"], "ingest", *_YEAR)
     _run(homes["year"], "train", "--date", "2017-11-12")
-    _run(homes["year"], "score", "--date", "2017-12-17")
+    for day in (_MATURED, _BEFORE, _NIGHT_OF):
+        _run(homes["year"], "score", "--date", str(day))
+    _run(homes["year"], "monitor", "--date", str(_NIGHT_OF))
+    _python(homes["year"], evidently_default.__name__, str(_BEFORE), str(_NIGHT_OF))
     _load_champion(homes["year"])
     replicate(homes["year"], homes["ten"], FIRST, LAST, 10)
     _run(homes["ten"], "ingest", *_YEAR)
@@ -75,10 +87,12 @@ def main() -> int:
         _run(homes[name], "ingest", *_DAY)
     costs = {budget.what: _cost(homes[budget.home], budget.steps) for budget in _BUDGETS}
     limits = {budget.what: (budget.seconds, budget.mebibytes) for budget in _BUDGETS}
-    year, day = costs[_BUDGETS[0].what], costs[_BUDGETS[-1].what]
+    costs[_EVIDENTLY] = _cost(homes["year"], (evidently_default.STEP,))
+    limits[_EVIDENTLY] = (inf, inf)
+    year, one_day = costs[_BUDGETS[0].what], costs[_BUDGETS[-1].what]
     for what, home, seconds in (
         ("ten times the year: 11 times the time, the same memory + 20 %", "ten", 11 * year.wall_s),
-        ("20 times the busiest day in one drop: the year's memory + 20 %", "big", 25 * day.wall_s),
+        ("20 times the busiest day in one drop: the year's memory + 20 %", "big", 25 * one_day.wall_s),
     ):
         costs[what], limits[what] = _cost(homes[home], ("ingest",)), (seconds, 1.2 * year.peak_mib)
     return _show(root, costs, limits) | _race(root)
@@ -95,9 +109,13 @@ def _race(root: Path) -> int:
 
 
 def _run(settings: Settings, *command: str) -> None:
+    _python(settings, "pipelines.cli", *command)
+
+
+def _python(settings: Settings, module: str, *arguments: str) -> None:
     environment = os.environ | {f"{PREFIX}HOME": str(settings.home)}
     subprocess.run(  # noqa: S603  # fixed arguments, no shell
-        [sys.executable, "-m", "pipelines.cli", *command], env=environment, check=True
+        [sys.executable, "-m", module, *arguments], env=environment, check=True
     )
 
 
@@ -124,14 +142,18 @@ def _show(root: Path, costs: dict[str, Cost], limits: dict[str, tuple[float, flo
         table.add_row(
             what,
             f"{cost.wall_s:.1f}",
-            f"{seconds:.0f}",
+            _budget(seconds),
             f"{cost.cpu_s:.1f}",
             f"{cost.peak_mib:.0f}",
-            f"{mebibytes:.0f}",
+            _budget(mebibytes),
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     (root / "bench.json").write_text(json.dumps({what: asdict(cost) for what, cost in costs.items()}, indent=1))
     return int(is_over)
+
+
+def _budget(most: float) -> str:
+    return f"{most:.0f}" if isfinite(most) else "–"
 
 
 def _cost(settings: Settings, steps: tuple[str, ...]) -> Cost:
