@@ -56,9 +56,8 @@ def test_whoever_is_not_logged_in_lands_at_the_login(page, airflow):
         assert "Category propensity" not in stranger.content()
 
 
-def test_it_fits_a_phone_and_a_desk(page, airflow, picture):
+def test_it_fits_a_phone_and_a_desk(page, airflow):
     page.goto(f"{airflow.server.url}/model_health/{NAME}")
-    picture("model_health")
     for width in (360, 1440):
         page.set_viewport_size({"width": width, "height": 740})
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
