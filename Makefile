@@ -34,6 +34,7 @@ setup: $(STAMP) ## install what is locked into .venv (the other commands do it b
 lock: $(STAMP) ## resolve requirements*.in again, for Python 3.11 to 3.13
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements.in -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements-deploy.in -o requirements-deploy.txt
 
 run: $(STAMP) ## history, first champion and two nights through Airflow, on real data; prints what came of it
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m local_stack run
@@ -50,11 +51,11 @@ drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages tha
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
-test: $(STAMP) check ## lint, types, every test but those that need a browser or a real Prometheus
+test: $(STAMP) check ## lint, types, every test but those that need a browser, a real Prometheus or the image
 	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-DEBIAN := chromium prometheus
-test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
+DEBIAN := chromium prometheus buildah debootstrap docker-compose
+test-deploy: $(STAMP) ## the checks in a real browser, a real Prometheus and the image, as root; it installs Debian's programs
 	@command -v $(DEBIAN) | wc -l | grep -qx $(words $(DEBIAN)) || { \
 	  [ "$$(id -u)" = 0 ] || { echo "install them first: apt-get install --no-install-recommends $(DEBIAN)"; exit 1; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
