@@ -182,6 +182,9 @@ def test_airflow_reads_all_dags_in_the_image_and_knows_executors_logins_and_driv
         "from airflow.providers.cncf.kubernetes.executors.kubernetes_executor import KubernetesExecutor\n"
         "from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager\n"
         "from airflow.dag_processing.dagbag import DagBag\n"
+        "from airflow.configuration import conf\n"
+        "for place in ('base_log_folder', 'dag_processor_child_process_log_directory'):\n"
+        "    assert conf.get('logging', place).startswith('/var/lib/nightjar/'), 'nowhere else can be written'\n"
         "bag = DagBag('/opt/nightjar/dags')\n"
         "print(sorted(bag.dags), bag.import_errors)"
     )
