@@ -16,6 +16,7 @@ from pipelines import (
     cli_metrics,
     cli_model,
     cli_quarantine,
+    cli_serve,
     cli_warehouse,
     cli_watch,
 )
@@ -42,6 +43,7 @@ for command in (
     cli_health.drift_report,
     cli_metrics.metrics,
     cli_watch.watch,
+    cli_serve.serve,
     cli_evaluate.evaluate_policy,
     cli_evaluate.evaluate_monitor,
 ):

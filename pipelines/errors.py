@@ -144,6 +144,22 @@ class LineageBroken(BadInput, runbook="a-snapshot-was-altered"):
     """Something that a model was trained on cannot be given back as it was."""
 
 
+class WrongCall(BadInput, runbook="the-look-up-refuses-or-fails"):
+    """A call of the look-up is not one of its contract."""
+
+
+class WrongCallerKey(WrongCall):
+    """A call of the look-up has no key, or none that it takes."""
+
+
+class TooManyCalls(WrongCall):
+    """A caller of the look-up asks more often than it may."""
+
+
+class NothingToServe(NightjarError, runbook="the-look-up-refuses-or-fails"):
+    """The look-up has no list to give: none was ever published."""
+
+
 class NotPublished(BadInput, runbook="a-date-is-missing"):
     """Readers of the scores see no such row."""
 

@@ -5,7 +5,7 @@ import importlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.crash_points import crash_point
-from pipelines.errors import InvalidUseCase, MissingPartition
+from pipelines.errors import EngineFailure, InvalidUseCase, MissingPartition
 from pipelines.features import end_of_day, feature_version
 from pipelines.settings import Settings
 from pipelines.steps import measured
@@ -23,7 +23,7 @@ from pipelines.storage import replacing
 from pipelines.use_case import UseCase
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, RepoConfig
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,9 @@ class MaterialiseReport:
 
 def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
     """Feast with the use case's definitions applied; what other use cases and versions applied stays."""
-    os.environ.setdefault("FEAST_USAGE", "False")
-    from feast import FeatureService, FeatureStore, RepoConfig
+    config = _config(settings)
+    from feast import FeatureService, FeatureStore
 
-    registry = settings.feast_home / "registry.db"
-    config = RepoConfig(
-        project="nightjar",
-        provider="local",
-        registry=str(registry),
-        offline_store={"type": "duckdb"},
-        online_store={"type": "sqlite", "path": str(settings.feast_home / "online.db")},
-        entity_key_serialization_version=3,
-        repo_path=settings.feast_home,
-    )
     wanted = importlib.import_module(use_case.feature_module).definitions(settings.lake.folder)
     names = {thing.name for thing in wanted if isinstance(thing, FeatureService)}
     if use_case.name not in names:
@@ -59,10 +49,41 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
             found=sorted(names),
             remedy="define it with the views that the model reads",
         )
-    with _alone(registry):
+    with _alone(Path(config.registry.path)):
         store = FeatureStore(config=config)
         store.apply(wanted)
     return store
+
+
+def open_online(settings: Settings) -> "FeatureStore":
+    """Feast as the nights have left it, for look-ups: nothing is applied."""
+    config = _config(settings)
+    from feast import FeatureStore
+
+    return FeatureStore(config=config)
+
+
+def read_online(
+    store: "FeatureStore", feature: str, keys: Sequence[Mapping[str, object]], since: datetime
+) -> list[float | None]:
+    """A feature (view:name) of each key in the online store; null where it has none that is of `since` or later.
+
+    Raises:
+        EngineFailure: the store does not answer, or does not know the feature.
+    """
+    try:
+        found = store.get_online_features(features=[feature], entity_rows=[dict(key) for key in keys])
+        columns = found.to_dict(include_event_timestamps=True)
+    except Exception as error:  # Feast and each of its stores have their own
+        raise EngineFailure(
+            "the online store does not give a feature",
+            where=feature,
+            found=f"{type(error).__name__}: {error}",
+            remedy="see whether materialise_features of the last night ended well and the store answers",
+        ) from error
+    name = feature.partition(":")[2]
+    values = zip(columns[name], columns[f"{name}__ts"], strict=True)
+    return [value if at >= since.timestamp() else None for value, at in values]
 
 
 def join_features(settings: Settings, use_case: UseCase, store: "FeatureStore", entities: pa.Table) -> pa.Table:
@@ -142,6 +163,21 @@ def forget_online(settings: Settings, join_key: str, value: int) -> int:
                     removed += store.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', [key]).rowcount
         store.execute("VACUUM")  # else the rows stay in the file's free pages
     return removed
+
+
+def _config(settings: Settings) -> "RepoConfig":
+    os.environ.setdefault("FEAST_USAGE", "False")
+    from feast import RepoConfig
+
+    return RepoConfig(
+        project="nightjar",
+        provider="local",
+        registry=str(settings.feast_home / "registry.db"),
+        offline_store={"type": "duckdb"},
+        online_store={"type": "sqlite", "path": str(settings.feast_home / "online.db")},
+        entity_key_serialization_version=3,
+        repo_path=settings.feast_home,
+    )
 
 
 @contextmanager

@@ -32,6 +32,10 @@ def is_guessable(secret: str, shortest: int) -> bool:
     return len(secret) < shortest or len(set(secret)) < _FEWEST_CHARACTERS or secret == DEMO_KEY
 
 
+def _apart(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 def _days(default: int, what: str) -> Any:
     return Field(default, ge=0, le=36_500, description=f"{what}: days after their date that they are kept; 0: for ever")
 
@@ -125,12 +129,20 @@ class Settings(BaseSettings):
     silence_limit_s: int = Field(180, ge=30, description="Seconds without the scheduler's heartbeat that mean silence")
     crash_at: str = Field("", description="Name of a crash point at which the process ends: for tests of recovery")
     schedule_end_date: date | None = Field(None, description="Last date of the nightly schedule, YYYY-MM-DD")
+    serve_keys: SecretStr = Field(
+        SecretStr(""), description="Keys that nightjar serve takes, of 32 characters or more, separated by commas"
+    )
+    serve_limit: str = Field(
+        "300/second",
+        pattern="^[1-9][0-9]*/(second|minute|hour)$",
+        description="Look-ups of one key, such as 300/second",
+    )
 
     @field_validator("use_cases", "page_channels", mode="before")
     @classmethod
     def _split_on_commas(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            return _apart(value)
         return value
 
     @field_validator("business_timezone")
@@ -150,6 +162,14 @@ class Settings(BaseSettings):
                 f"a secret of {_SHORTEST_KEY} random characters or more is needed; "
                 f"{PREFIX}DEMO=true takes a known one, for a look at public data"
             )
+        return value
+
+    @field_validator("serve_keys")
+    @classmethod
+    def _are_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        keys = _apart(value.get_secret_value())
+        if not info.data.get("demo") and any(is_guessable(key, _SHORTEST_KEY) for key in keys):
+            raise ValueError(f"each key needs {_SHORTEST_KEY} random characters or more")
         return value
 
     @field_validator("warehouse_url", "mlflow_tracking_uri")
@@ -198,6 +218,12 @@ class Settings(BaseSettings):
         """The secret of the models' signatures; empty where models are only read."""
         known = DEMO_KEY if self.demo and not self.verify_key else ""
         return (self.signing_key.get_secret_value() or known).encode()
+
+    @property
+    def serving_keys(self) -> tuple[bytes, ...]:
+        """The keys of callers of `nightjar serve`; none, unless some are set or it is a demo."""
+        keys = _apart(self.serve_keys.get_secret_value()) or ((DEMO_KEY,) if self.demo else ())
+        return tuple(key.encode() for key in keys)
 
     @property
     def feast_home(self) -> Path:

@@ -221,6 +221,16 @@ class Trial(_Frozen):
     is_announced: bool = Field(False, description="The calendar knows of its first week")
 
 
+class Repeats(_Frozen):
+    """How often an entity comes back to an item, as the look-up reads it from Feast's online store.
+
+    The feature's value, divided by `days`, is the rate per day.
+    """
+
+    feature: str = Field(pattern=r"^\w+:\w+$", description="view:feature, with the grain (entity, item)")
+    days: float = Field(gt=0)
+
+
 class MonitorPolicy(_Frozen):
     """How shifts are told from chance; distances are in standard deviations of what is usual between windows."""
 
@@ -282,6 +292,7 @@ class UseCase(_Frozen):
     calendar: tuple[Season, ...] = ()
     trials: tuple[Trial, ...] = ()
     monitor: MonitorPolicy = MonitorPolicy()
+    repeats: Repeats | None = None
     expectations_module: str
     feature_module: str
     data_notice: str = Field("", description="Where the data comes from and under what licence, for the model card")

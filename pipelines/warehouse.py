@@ -27,17 +27,21 @@ _MISSING, _LACKS = ("42703", "42P01"), re.compile("no such (column|table)|table 
 
 
 @contextmanager
-def open_warehouse(settings: Settings, *, only_reads: bool = False) -> Iterator[sa.Connection]:
+def open_warehouse(settings: Settings, *, only_reads: bool = False, is_kept: bool = False) -> Iterator[sa.Connection]:
     """A connection inside one transaction: committed at the end, rolled back on any error.
 
-    One that only reads sees everything as of its first statement, and keeps no writer waiting.
+    One that only reads sees everything as of its first statement, and keeps no writer waiting. One that is kept stays
+    open for the next caller: for servers, where connecting takes longer than asking. A file is always opened anew,
+    since it may have been put in the place of another.
 
     Raises:
         OutdatedSchema: a table or column is missing that an upgrade brings.
         WarehouseDown: the database cannot be reached.
         EngineFailure: it refuses a statement.
     """
-    engine = _engine(settings.warehouse, settings.warehouse_lock_timeout_s, settings.warehouse_statement_timeout_s)
+    engine = _engine(
+        settings.warehouse, settings.warehouse_lock_timeout_s, settings.warehouse_statement_timeout_s, is_kept
+    )
     if only_reads:
         level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         engine = engine.execution_options(only_reads=True, postgresql_readonly=True, **level)
@@ -201,12 +205,14 @@ def _may_come_back(error: BaseException) -> bool:
 
 
 @cache
-def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float, is_kept: bool) -> sa.Engine:
     place = sa.make_url(url)
     if place.get_backend_name() == "postgresql":
         limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
         told = " ".join(f"-c {name}={int(1000 * seconds)}" for name, seconds in limits.items())
-        return sa.create_engine(place, poolclass=sa.NullPool, connect_args={"options": told, "connect_timeout": 10})
+        pool: dict[str, Any] = {"pool_size": 8, "max_overflow": -1, "pool_pre_ping": True}
+        pool = pool if is_kept else {"poolclass": sa.NullPool}
+        return sa.create_engine(place, connect_args={"options": told, "connect_timeout": 10}, **pool)
     engine = sa.create_engine(place, poolclass=sa.NullPool, connect_args={"timeout": lock_timeout_s})
     if place.database:
         Path(place.database).parent.mkdir(parents=True, exist_ok=True)

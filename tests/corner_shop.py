@@ -134,6 +134,16 @@ def publish(
         warehouse.replace_rows(connection, tables.scores_table(use_case), rows, score_date=day(number))
 
 
+def note_publication(
+    settings: Settings, number: int, status: str = "published", *, version: str = "1", use_case: UseCase = SHOP
+) -> None:
+    """Tell the publish log what became of a day."""
+    entry = {"run_id": "test", "use_case": use_case.name, "score_date": day(number), "rows": 4, "content_hash": "0"}
+    entry |= {"model_version": version, "feature_version": "f1", "status": status, "actor": "nightjar", "reason": ""}
+    with warehouse.open_warehouse(settings) as connection:
+        warehouse.append_rows(connection, tables.PUBLISH_LOG, [entry | {"audit": ""}])
+
+
 def put_scores(
     settings: Settings, number: int, scores: Iterable[tuple[int, str, float, str]], version: str = "1"
 ) -> None:

@@ -1,6 +1,6 @@
 """Will a household buy from a product category within the next seven days?"""
 
-from pipelines.use_case import SimpleRule, UseCase
+from pipelines.use_case import Repeats, SimpleRule, UseCase
 from pipelines.use_cases.category_propensity.features import BASE_TABLES, CATEGORY, EXCLUDED, HOUSEHOLD, PAIR
 from pipelines.use_cases.category_propensity.kpis import KPIS
 from pipelines.use_cases.category_propensity.reasons import POPULAR_SQL, REASONS, SEGMENTS_SQL, SLICES
@@ -50,6 +50,8 @@ USE_CASE = UseCase(
     signals=SIGNALS,
     calendar=CALENDAR,
     trials=TRIALS,
+    # Purchase days weighed by exp(-age / 180) add up to 180 times the purchases a day of somebody who goes on alike.
+    repeats=Repeats(feature="household_category_online:purchase_days_decayed_180d", days=180),
     expectations_module="expectations.category_propensity",
     feature_module="feature_repo.category_propensity",
     data_notice="The Complete Journey: a year of grocery purchases, simulated from real shopping and meant for "
