@@ -17,7 +17,8 @@ from pipelines import tables, warehouse
 from pipelines.settings import PROJECT, Settings
 from pipelines.use_case import UseCase
 
-ROWS, LISTED = 740_000, 10
+ROWS, LISTED, ITEMS = 740_000, 10, 300
+FIRST, STEP = 10**17, 7919  # pseudonyms are far apart
 NIGHT = date(2017, 12, 23)
 LIMITS_S, LEAST_RATIO = {"sqlite": 10, "postgresql": 15}, 3
 
@@ -56,7 +57,7 @@ def races(home: Path, use_case: UseCase) -> Iterator[Race]:
 
 
 def _race(settings: Settings, use_case: UseCase, database: str) -> Race:
-    table, rows = tables.scores_table(use_case), _rows(use_case)
+    table, rows = tables.scores_table(use_case), night_of(use_case)
     frame = rows.to_pandas()
     warehouse.create_tables(settings, [use_case])
 
@@ -82,22 +83,24 @@ def _replace(settings: Settings, table: sa.Table, write: Callable[[sa.Connection
     return time.perf_counter() - began, written - write_began
 
 
-def _rows(use_case: UseCase) -> pa.Table:
+def night_of(use_case: UseCase, rows: int = ROWS) -> pa.Table:
+    """So many published rows of one night, ten of each entity."""
     chance = np.random.default_rng(7)
-    rank = np.tile(np.arange(1, LISTED + 1, dtype="int32"), ROWS // LISTED)
+    entity, rank = np.repeat(np.arange(rows // LISTED), LISTED), np.tile(np.arange(1, LISTED + 1), rows // LISTED)
     reasons = np.array([f"bought {times} times in the last 28 days" for times in range(50)], dtype=object)
+    names = np.array([f"CATEGORY {number}" for number in range(ITEMS)], dtype=object)
     told = {
-        "score_date": np.full(ROWS, np.datetime64(NIGHT, "D")),
-        use_case.entity: np.repeat(np.arange(ROWS // LISTED, dtype="int64") * 7919 + 10**17, LISTED),
-        "rank": rank,
-        use_case.item: np.array([f"CATEGORY {number}" for number in range(LISTED)], dtype=object)[rank - 1],
-        "score": chance.random(ROWS),
-        "is_low_confidence": chance.random(ROWS) < 0.1,
-        **{f"reason_{number}": reasons[chance.integers(0, 50, ROWS)] for number in (1, 2, 3)},
-        "score_source": ["champion"] * ROWS,
-        "model_version": ["12"] * ROWS,
-        "feature_version": ["f" * 64] * ROWS,
-        "run_id": ["bench"] * ROWS,
+        "score_date": np.full(rows, np.datetime64(NIGHT, "D")),
+        use_case.entity: entity * STEP + FIRST,
+        "rank": rank.astype("int32"),
+        use_case.item: names[(LISTED * entity + rank) % ITEMS],
+        "score": np.sort(chance.random((rows // LISTED, LISTED)))[:, ::-1].ravel(),
+        "is_low_confidence": chance.random(rows) < 0.1,
+        **{f"reason_{number}": reasons[chance.integers(0, 50, rows)] for number in (1, 2, 3)},
+        "score_source": ["champion"] * rows,
+        "model_version": ["12"] * rows,
+        "feature_version": ["f" * 64] * rows,
+        "run_id": ["bench"] * rows,
     }
     schema = warehouse.arrow_schema(tables.scores_table(use_case))
     return pa.table(told).select(schema.names).cast(schema)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import islice
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -78,6 +79,7 @@ class LookUp:
         soon = {"warehouse_patience_s": PATIENCE_S, "warehouse_lock_timeout_s": PATIENCE_S}
         self._settings, self._use_case = settings.model_copy(update=soon), use_case
         self._scores, self._lock = tables.scores_table(use_case), Lock()
+        self._newest_query, self._list_query = self._queries()
         self._popular: tuple[Publication | None, list[Listed]] = None, []
         self._online = feature_store.open_online(settings) if use_case.repeats else None
 
@@ -100,7 +102,6 @@ class LookUp:
             NothingToServe: nothing was published yet.
             EngineFailure: the warehouse does not answer.
         """
-        scores, key = self._scores.c, self._scores.c[self._use_case.entity]
         with warehouse.open_warehouse(self._settings, only_reads=True, is_kept=True) as connection:
             published = self._newest(connection)
             if published is None:
@@ -109,8 +110,8 @@ class LookUp:
                     where=self._use_case.scores_table,
                     remedy="ask again after the first night",
                 )
-            mine = sa.select(self._scores).where(scores.score_date == published.score_date, key == entity)
-            rows = warehouse.read_rows(connection, mine.order_by(scores.rank))
+            mine = {"day": published.score_date, "who": entity}
+            rows = [dict(row) for row in connection.execute(self._list_query, mine).mappings()]
             needs_more = len(rows) < self._use_case.top_n or context.causes
             popular = self._popular_of(connection, published) if needs_more else []
         own = [_listed(self._use_case, row) for row in rows] or popular[: self._use_case.top_n]
@@ -125,13 +126,19 @@ class LookUp:
             left_out=left_out,
         )
 
+    def _queries(self) -> tuple[sa.Select[Any], sa.Select[Any]]:
+        """Of the newest publication, and of the list of `who` on `day`; made once, since every call asks both."""
+        log, scores = tables.PUBLISH_LOG.c, self._scores.c
+        day = sa.select(sa.func.max(scores.score_date)).scalar_subquery()
+        newest = sa.select(*(log[name] for name in Publication.model_fields))
+        newest = newest.where(log.use_case == self._use_case.name, log.score_date == day, log.status != "refused")
+        mine = (scores.score_date == sa.bindparam("day"), scores[self._use_case.entity] == sa.bindparam("who"))
+        listed = sa.select(self._scores).where(*mine).order_by(scores.rank)
+        return newest.order_by(log.publish_id.desc()).limit(1), listed
+
     def _newest(self, connection: sa.Connection) -> Publication | None:
-        log = tables.PUBLISH_LOG.c
-        day = sa.select(sa.func.max(self._scores.c.score_date)).scalar_subquery()
-        query = sa.select(*(log[name] for name in Publication.model_fields))
-        query = query.where(log.use_case == self._use_case.name, log.score_date == day, log.status != "refused")
-        found = warehouse.read_rows(connection, query.order_by(log.publish_id.desc()).limit(1))
-        return Publication(**found[0]) if found else None
+        found = connection.execute(self._newest_query).mappings().first()
+        return Publication(**found) if found else None
 
     def _popular_of(self, connection: sa.Connection, published: Publication) -> list[Listed]:
         """The items to which the lists of a publication give the most probability; read once for each publication.
@@ -148,7 +155,9 @@ class LookUp:
                 query = query.order_by(total.desc(), item).limit(2 * self._use_case.top_n + 3 * MOST_NAMED)
                 found = warehouse.read_rows(connection, query)
                 cold = {"score_source": COLD_START, "reason_1": "popular with all", "is_low_confidence": True}
-                self._popular = published, [_listed(self._use_case, row | cold) for row in found]
+                ranked = (row | cold | {"rank": place} for place, row in enumerate(found, start=1))
+                popular = [_listed(self._use_case, row) for row in ranked]
+                self._popular = published, [one.model_copy(update={"published_rank": None}) for one in popular]
             return self._popular[1]
 
     def _chances(self, published: Publication, entity: int, bought: Sequence[str]) -> dict[str, float]:
@@ -179,6 +188,8 @@ def fitted(
     not named follow where places are left; they score no more than the last before them.
     """
     causes, kept = context.causes, list[Listed]()
+    if not causes and len(own) == top_n:
+        return list(own), {}
     left_out = dict[str, Cause]()
     for one in own:
         cause = causes.get(one.item)
@@ -192,16 +203,16 @@ def fitted(
     kept.sort(key=lambda one: -one.score)
     lowest, seen = min((one.score for one in kept), default=1.0), {one.item for one in own} | causes.keys()
     more = (one for one in popular if one.item not in seen)
-    kept += [one.model_copy(update={"score": min(one.score, lowest)}) for one in more]
-    return [one.model_copy(update={"rank": rank}) for rank, one in enumerate(kept[:top_n], start=1)], left_out
+    kept += [one.model_copy(update={"score": min(one.score, lowest)}) for one in islice(more, top_n - len(kept))]
+    return [one.model_copy(update={"rank": rank}) for rank, one in enumerate(kept, start=1)], left_out
 
 
 def _listed(use_case: UseCase, row: Mapping[str, Any]) -> Listed:
     reasons = [row.get(f"reason_{number}") for number in (1, 2, 3)]
     return Listed(
         item=row[use_case.item],
-        rank=row.get("rank", 0),
-        published_rank=row.get("rank"),
+        rank=row["rank"],
+        published_rank=row["rank"],
         score=row["score"],
         score_source=row["score_source"],
         reasons=[reason for reason in reasons if reason],

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ def open_warehouse(settings: Settings, *, only_reads: bool = False, is_kept: boo
     """A connection inside one transaction: committed at the end, rolled back on any error.
 
     One that only reads sees everything as of its first statement, and keeps no writer waiting. One that is kept stays
-    open for the next caller: for servers, where connecting takes longer than asking. A file is always opened anew,
-    since it may have been put in the place of another.
+    open for the next caller: for servers, where connecting takes longer than asking.
 
     Raises:
         OutdatedSchema: a table or column is missing that an upgrade brings.
@@ -207,18 +206,29 @@ def _may_come_back(error: BaseException) -> bool:
 @cache
 def _engine(url: str, lock_timeout_s: float, statement_timeout_s: float, is_kept: bool) -> sa.Engine:
     place = sa.make_url(url)
+    kept: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 8, "max_overflow": -1, "pool_pre_ping": True}
+    pool = kept if is_kept else {"poolclass": sa.NullPool}
     if place.get_backend_name() == "postgresql":
         limits = {"lock_timeout": lock_timeout_s, "statement_timeout": statement_timeout_s}
         told = " ".join(f"-c {name}={int(1000 * seconds)}" for name, seconds in limits.items())
-        pool: dict[str, Any] = {"pool_size": 8, "max_overflow": -1, "pool_pre_ping": True}
-        pool = pool if is_kept else {"poolclass": sa.NullPool}
         return sa.create_engine(place, connect_args={"options": told, "connect_timeout": 10}, **pool)
-    engine = sa.create_engine(place, poolclass=sa.NullPool, connect_args={"timeout": lock_timeout_s})
+    engine = sa.create_engine(place, connect_args={"timeout": lock_timeout_s}, **pool)
     if place.database:
         Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+        sa.event.listen(engine, "checkout", partial(_require_same_file, place.database))
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _require_same_file(path: str, _connection: object, record: Any, _proxy: object) -> None:
+    """Nothing, unless another file has come into the place of the one that was opened, or none: then open it anew."""
+    try:
+        now = Path(path).stat().st_ino
+    except FileNotFoundError:
+        now = 0
+    if record.info.setdefault("file", now) != now:
+        raise sa.exc.DisconnectionError
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
