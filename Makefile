@@ -75,8 +75,9 @@ format: $(STAMP) ## put code into the project's form
 check: $(STAMP) ## lint, form, types and the direction of imports
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
 
-docs: $(STAMP) ## write contracts/warehouse.json, docs/kpis.md and the tables of docs/analysts.md from the code
+docs: $(STAMP) ## write contracts/, docs/kpis.md and the tables of docs/analysts.md from the code
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/nightjar contract
+	@NIGHTJAR_DEMO=true $(BIN)/nightjar serve --contract > contracts/serving.json
 
 reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md
 	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
