@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import evidently_default
 from benchmarks.bulk_load import Race, races
+from benchmarks.look_up import Served, look_ups
 from benchmarks.model_health import Wait, waits
 from benchmarks.replicate import replicate
 from pipelines import registry, tables, warehouse
@@ -101,7 +102,8 @@ def main() -> int:
 def _race(root: Path) -> int:
     """Load a night in bulk and by `to_sql`, and read a page's data; 1 where ours is over its limit."""
     use_case, is_over = get_use_case("category_propensity", load_settings()), False
-    timed: list[Race | Wait] = [*races(root / "bulk", use_case), *waits(root / "model_health", use_case)]
+    timed: list[Race | Wait | Served] = [*races(root / "bulk", use_case), *waits(root / "model_health", use_case)]
+    timed += look_ups(root / "look_up", use_case)
     for one in timed:
         Console().print(str(one))
         is_over |= one.is_over

