@@ -120,14 +120,14 @@ def _running(settings: Settings, key: str) -> Iterator[tuple[psutil.Process, str
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as started:  # noqa: S603
         try:
             process, url = psutil.Process(started.pid), f"http://{LOOPBACK}:{port}"
-            process.cpu_affinity([0])
             _wait_for(url)
+            process.cpu_affinity([0])
             yield process, url
         finally:
             started.terminate()
 
 
-def _wait_for(url: str, patience_s: float = 120) -> None:
+def _wait_for(url: str, patience_s: float = 400) -> None:
     deadline = time.monotonic() + patience_s
     while True:
         try:
