@@ -15,7 +15,7 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 # Tests wait for servers half of their time, so one more works than there are cores; each takes up to 2.5 GiB.
 WORKERS := $(shell workers=$$(( $$(nproc) + 1 )); echo $$(( workers < 4 ? workers : 4 )))
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down drill screenshots test test-deploy bench sbom reliability format check docs clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy test-image bench sbom reliability format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,14 +52,21 @@ screenshots: $(STAMP) ## take the pictures of the README again, after a run of i
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
 test: $(STAMP) check ## lint, types, every test but those that need a browser, a real Prometheus or the image
-	@$(BIN)/python -m pytest -q -m "not browser and not deploy" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -m "not browser and not deploy and not image" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-DEBIAN := chromium prometheus buildah debootstrap docker-compose
-test-deploy: $(STAMP) ## the checks in a real browser, a real Prometheus and the image, as root; it installs Debian's programs
-	@command -v $(DEBIAN) | wc -l | grep -qx $(words $(DEBIAN)) || { \
-	  [ "$$(id -u)" = 0 ] || { echo "install them first: apt-get install --no-install-recommends $(DEBIAN)"; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
+define install
+	@command -v $(1) | wc -l | grep -qx $(words $(1)) || { \
+	  [ "$$(id -u)" = 0 ] || { echo "install them first: apt-get install --no-install-recommends $(1)"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
+endef
+
+test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
+	$(call install,chromium prometheus)
 	@$(BIN)/python -m pytest -q -m "browser or deploy"
+
+test-image: $(STAMP) ## builds the image and tries it, as root; it installs Debian's buildah, debootstrap and docker-compose
+	$(call install,buildah debootstrap docker-compose)
+	@$(BIN)/python -m pytest -q -m image
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks
@@ -80,7 +87,7 @@ docs: $(STAMP) ## write contracts/, docs/kpis.md and the tables of docs/analysts
 	@NIGHTJAR_DEMO=true $(BIN)/nightjar serve --contract > contracts/serving.json
 
 reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md
-	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
+	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser and not image" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
 
 clean: ## remove what runs and tools left, the environment too
 	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

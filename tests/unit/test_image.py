@@ -17,7 +17,7 @@ import yaml
 
 from pipelines.settings import PROJECT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 CANARY = "canary-5f1c9d03aa7e"
 STRAY = (
     ".env",
