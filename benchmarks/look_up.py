@@ -9,18 +9,17 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 import sqlalchemy as sa
 
-from benchmarks.bulk_load import FIRST, LISTED, NIGHT, STEP, night_of, postgresql
-from local_stack.servers import LOOPBACK, free_port
+from benchmarks.bulk_load import FIRST, LISTED, NIGHT, STEP, night_of
+from benchmarks.databases import on_each
+from local_stack.servers import LOOPBACK, free_port, start_server, stop_server, wait_until_up
 from pipelines import tables, warehouse
 from pipelines.feature_store import open_store
 from pipelines.features import end_of_day
@@ -58,10 +57,8 @@ class Served:
 
 def look_ups(home: Path, use_case: UseCase) -> Iterator[Served]:
     """One on SQLite, and one on PostgreSQL where its server is installed."""
-    yield _serve(Settings(home=home / "sqlite"), use_case, "sqlite")
-    with postgresql() as url:
-        if url:
-            yield _serve(Settings(home=home / "postgresql", warehouse_url=url), use_case, "postgresql")
+    for database, settings in on_each(home):
+        yield _serve(settings, use_case, database)
 
 
 def _serve(settings: Settings, use_case: UseCase, database: str) -> Served:
@@ -117,27 +114,14 @@ def _running(settings: Settings, key: str) -> Iterator[tuple[psutil.Process, str
     told |= {"WAREHOUSE_URL": settings.warehouse_url}
     environment = os.environ | {f"{PREFIX}{name}": value for name, value in told.items()}
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as started:  # noqa: S603
-        try:
-            process, url = psutil.Process(started.pid), f"http://{LOOPBACK}:{port}"
-            _wait_for(url)
-            process.cpu_affinity([0])
-            yield process, url
-        finally:
-            started.terminate()
-
-
-def _wait_for(url: str, patience_s: float = 400) -> None:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            httpx.get(f"{url}/health", trust_env=False, timeout=60).raise_for_status()
-        except httpx.TransportError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.3)
-        else:
-            return
+    server = start_server(settings, "serve", command, environment, f"http://{LOOPBACK}:{port}")
+    try:
+        wait_until_up(server, 400)
+        process = psutil.Process(server.pid)
+        process.cpu_affinity([0])
+        yield process, server.url
+    finally:
+        stop_server(settings, server)
 
 
 def _load(home: Path, address: str, key: str) -> dict[str, str]:
@@ -148,9 +132,13 @@ def _load(home: Path, address: str, key: str) -> dict[str, str]:
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--reset-stats", "--host", url]
     command += ["-f", str(PROJECT / "benchmarks/look_up_users.py"), "--csv", str(home / "locust")]
     command += ["-u", str(CALLERS), "-r", str(CALLERS), "-t", f"{SECONDS}s"]
-    with (home / "locust.log").open("w") as log:
-        subprocess.run(command, env=os.environ | told, check=False, stdout=log, stderr=log)  # noqa: S603
-    with (home / "locust_stats.csv").open() as file:
+    stats = home / "locust_stats.csv"
+    stats.unlink(missing_ok=True)
+    with (home / "locust.log").open("w") as log:  # Locust ends with 1 where calls failed: its figures tell
+        subprocess.run(  # noqa: S603  # fixed arguments, no shell
+            command, env=os.environ | told, check=False, stdout=log, stderr=log
+        )
+    with stats.open() as file:
         return next(row for row in csv.DictReader(file) if row["Name"] == "Aggregated")
 
 

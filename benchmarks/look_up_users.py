@@ -27,7 +27,7 @@ class Caller(FastHttpUser):
     @task(1)
     def ask_with_context(self) -> None:
         """The list of somebody whose features are in the online store and who has just bought the first item."""
-        number = random.randrange(TOLD["ONLINE"])  # noqa: S311
+        number = random.randrange(TOLD["ONLINE"])  # noqa: S311  # chance, no secret
         bought, gone = (f"CATEGORY%20{(10 * number + rank) % 300}" for rank in (1, 2))
         self.call("context", number, f"?bought={bought}&out_of_stock={gone}&blocked=CATEGORY%205")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from benchmarks.bulk_load import postgresql
+from benchmarks.databases import on_each
 from pipelines import tables, warehouse
 from pipelines.contracts import CORE_TRANSACTIONS
 from pipelines.model_health import read_health
@@ -45,10 +45,8 @@ class Wait:
 
 def waits(home: Path, use_case: UseCase) -> Iterator[Wait]:
     """One on SQLite, and one on PostgreSQL where its server is installed."""
-    yield _wait(Settings(home=home / "sqlite"), use_case, "sqlite")
-    with postgresql() as url:
-        if url:
-            yield _wait(Settings(home=home / "postgresql", warehouse_url=url), use_case, "postgresql")
+    for database, settings in on_each(home):
+        yield _wait(settings, use_case, database)
 
 
 def fill(settings: Settings, use_case: UseCase) -> None:

@@ -10,15 +10,14 @@ from datetime import date
 from pathlib import Path
 from threading import Thread
 
-import httpx
 import typer
 from rich.console import Console
 
 from local_stack.airflow_runs import Follower, print_step, waiting
 from local_stack.airflow_server import NAME as AIRFLOW
 from local_stack.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
-from local_stack.servers import LOOPBACK, Server, free_port, is_running, recall, start_server, stop_server
-from pipelines.errors import EngineFailure, NightjarError
+from local_stack.servers import LOOPBACK, Server, free_port, recall, start_server, stop_server, wait_until_up
+from pipelines.errors import NightjarError
 from pipelines.settings import Settings, load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
@@ -70,7 +69,8 @@ def up() -> None:
         tracking = recall(settings, MLFLOW) or _start_mlflow(settings)
         if tracking:
             undo.callback(_stop, settings, tracking)
-            _wait_for_mlflow(tracking)
+            with waiting(console, "MLflow starts"):
+                wait_until_up(tracking)
         with Airflow(server, password) as airflow:
             _make_ready(airflow, use_cases, began)
         undo.pop_all()
@@ -110,18 +110,6 @@ def _start_mlflow(settings: Settings) -> Server | None:
     environment["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "false"
     environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = f"{LOOPBACK}:{port},localhost:{port}"
     return start_server(settings, MLFLOW, command, environment, f"http://{LOOPBACK}:{port}")
-
-
-def _wait_for_mlflow(server: Server, patience_s: float = 120) -> None:
-    deadline = time.monotonic() + patience_s
-    with waiting(console, "MLflow starts"):
-        while time.monotonic() < deadline and is_running(server):
-            try:
-                if httpx.get(f"{server.url}/health", trust_env=False).is_success:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.5)
-    raise EngineFailure("MLflow did not become ready", where=server.url, remedy=f"read {server.log}")
 
 
 def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) -> None:

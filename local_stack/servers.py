@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
-from pipelines.errors import AlreadyRunning
+from pipelines.errors import AlreadyRunning, EngineFailure
 from pipelines.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -96,6 +97,21 @@ def recall(settings: Settings, name: str) -> Server | None:
 def is_running(server: Server) -> bool:
     """Whether the server's first process lives."""
     return any(process.pid == server.pid for process in family(server))
+
+
+def wait_until_up(server: Server, patience_s: float = 120, path: str = "/health") -> None:
+    """Return once the server answers at the path that all is well.
+
+    Raises:
+        EngineFailure: it has died, or needs longer than the patience.
+    """
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and is_running(server):
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}{path}", trust_env=False).is_success:
+                return
+        time.sleep(0.5)
+    raise EngineFailure(f"{server.name} did not become ready", where=server.url, remedy=f"read {server.log}")
 
 
 def family(server: Server) -> list[psutil.Process]:

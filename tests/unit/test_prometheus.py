@@ -13,7 +13,7 @@ from corner_shop import SHOP
 from postgres import without_warehouse
 from two_nights import fill
 
-from local_stack.servers import LOOPBACK, free_port, start_server, stop_server
+from local_stack.servers import LOOPBACK, free_port, start_server, stop_server, wait_until_up
 from pipelines.settings import PROJECT
 
 pytestmark = pytest.mark.deploy
@@ -67,7 +67,7 @@ def prometheus(settings, exporter, tmp_path):
     command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address={address}"]
     server = start_server(settings, "prometheus", command, {}, f"http://{address}")
     try:
-        wait_until(lambda: httpx.get(f"{server.url}/-/ready", trust_env=False).is_success)
+        wait_until_up(server, path="/-/ready")
         yield server
     finally:
         stop_server(settings, server)
