@@ -1,8 +1,8 @@
 """Whether a realised figure is what is usual of it: its own band over earlier matured weeks, and sums of small changes.
 
 A figure is compared with those of score dates whole weeks before, whose label windows do not overlap with its own, of
-the models of the use case. Few weeks know little: distances are taken from Student's distribution to the normal one.
-All functions are pure.
+the models of the use case. Few weeks know little: distances are taken from Student's distribution to the normal one,
+and slices of a figure share what is usual of its spread. All functions are pure.
 """
 
 from collections.abc import Mapping, Sequence
