@@ -62,7 +62,8 @@ WITH lines AS (SELECT * FROM history UNION ALL BY NAME SELECT * FROM kept), days
     LEFT JOIN sold USING (business_date, product_category)
 ), silent AS (
     SELECT business_date, coalesce(max(usual) FILTER (lines = 0), 0) AS usual,
-        arg_max(product_category, usual) FILTER (lines = 0) AS product_category FROM categories GROUP BY ALL
+        arg_max(product_category, (coalesce(usual, 0), product_category)) FILTER (lines = 0) AS product_category
+    FROM categories GROUP BY ALL
 ), measured AS (
     SELECT *, NULL AS subject FROM (UNPIVOT days ON COLUMNS(* EXCLUDE business_date) INTO NAME measure VALUE found)
     UNION ALL SELECT business_date, name || '_zero_share', zero, NULL FROM shares

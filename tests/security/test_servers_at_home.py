@@ -7,8 +7,8 @@ import stat
 import httpx
 import pytest
 
-from local_stack.__main__ import _start_mlflow, _wait_for_mlflow
-from local_stack.servers import stop_server
+from local_stack.__main__ import _start_mlflow
+from local_stack.servers import stop_server, wait_until_up
 from pipelines.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack("S14")]
@@ -29,7 +29,7 @@ def home(tmp_path_factory):
 def mlflow(home):
     server = _start_mlflow(home)
     try:
-        _wait_for_mlflow(server)
+        wait_until_up(server)
         yield server
     finally:
         stop_server(home, server)
