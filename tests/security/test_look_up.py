@@ -62,5 +62,5 @@ def test_the_health_check_needs_no_key_a_list_does_and_what_the_server_leaves_is
     assert "server" not in answer.headers
 
     left = [settings.home, *settings.home.rglob("*")]
-    assert {place.name for place in left} >= {"warehouse.db", "feast"}
+    assert "feast" in {place.name for place in left}
     assert [place for place in left if place.stat().st_mode & 0o077] == []
