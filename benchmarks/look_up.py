@@ -27,7 +27,7 @@ from pipelines.settings import PREFIX, PROJECT, Settings, load_settings
 from pipelines.use_case import UseCase
 from pipelines.use_cases import get_use_case
 
-ROWS, ONLINE, CALLERS, RATE, SECONDS, LIMIT_MS = 1_000_000, 500, 50, 200, 20, 50
+ROWS, ONLINE, CALLERS, RATE, SECONDS, LIMIT_MS = 1_000_000, 500, 100, 200, 20, 50
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from itertools import islice
 from threading import Lock
@@ -82,6 +83,12 @@ class LookUp:
         self._newest_query, self._list_query = self._queries()
         self._popular: tuple[Publication | None, list[Listed]] = None, []
         self._online = feature_store.open_online(settings) if use_case.repeats else None
+
+    def prepare(self) -> None:
+        """Let nobody wait for what the first call and the first with a purchase take: connections, imports, caches."""
+        with suppress(EngineFailure, NothingToServe):  # then the first callers are told, and /health
+            first = self.answer(0, Context())
+            self.answer(0, Context(bought=[one.item for one in first.items[:1]]))
 
     def newest(self) -> Publication | None:
         """What readers see now; null before the first night. What is popular is read too, before somebody needs it.

@@ -1,11 +1,14 @@
 """The look-up over HTTP: who may ask and how often, and what is answered; its contract is contracts/serving.json."""
 
+import gc
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import date, datetime
 from typing import Annotated, Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import Depends, FastAPI, Path, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -24,7 +27,7 @@ from pipelines.settings import PREFIX, Settings
 from pipelines.use_case import UseCase
 from pipelines.watch import newest_due
 
-HEADER, RETRY_AFTER_S = "X-API-Key", 5
+HEADER, RETRY_AFTER_S, THREADS = "X-API-Key", 5, 8
 _STATUS: dict[type[NightjarError], int] = {
     WrongCallerKey: 401,
     UnknownUseCase: 404,
@@ -84,12 +87,22 @@ def create_app(settings: Settings, use_cases: Sequence[UseCase], clock: Callable
             found="no value",
             remedy="give each caller a key of its own, and list them there",
         )
-    app = FastAPI(title="Nightjar", version="1", docs_url=None, redoc_url=None)
+    look_ups = {one.name: LookUp(settings, one) for one in use_cases}
+
+    @asynccontextmanager
+    async def be_ready(_app: FastAPI) -> AsyncIterator[None]:
+        # As many as the warehouse's kept connections: one more would connect anew for each call.
+        current_default_thread_limiter().total_tokens = THREADS
+        for one in look_ups.values():
+            one.prepare()
+        gc.freeze()  # what was imported stays: to look through it again and again would halt every call
+        yield
+
+    app = FastAPI(title="Nightjar", version="1", docs_url=None, redoc_url=None, lifespan=be_ready)
     registry = CollectorRegistry()
     seconds = Histogram(
         "nightjar_serve_seconds", "Time to answer", ["path", "status"], registry=registry, buckets=_BUCKETS
     )
-    look_ups = {one.name: LookUp(settings, one) for one in use_cases}
     app.add_middleware(_Timed, seconds=seconds)
     _answer_errors(app, settings)
     _answer_look_ups(app, settings, look_ups, registry)

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from postgres import without_warehouse
 from schemathesis import GenerationMode
 
-from pipelines import warehouse
+from pipelines import tables, warehouse
 from pipelines.errors import InvalidSetting
 from pipelines.serving import Answer, Context, LookUp, fitted
 from pipelines.serving_app import HEADER, create_app
@@ -179,6 +179,20 @@ def test_a_warehouse_that_is_down_is_an_error_with_a_remedy_and_never_an_empty_l
         assert answer.json()["error"] == "WarehouseDown"
         assert answer.headers["Retry-After"] == "5"
     assert ask(client).status_code == client.get("/health").status_code == 200
+
+
+def test_a_server_has_read_what_is_popular_before_the_first_call(home):
+    with client_of(home) as client, warehouse.open_warehouse(home) as connection:
+        scores = tables.scores_table(SHOP)
+        connection.execute(sa.delete(scores).where(scores.c.rank == 1))
+        connection.commit()
+        assert [name for name, _ in items(ask(client, 99))] == ["BREAD", "MILK"]
+
+
+def test_a_server_starts_without_its_warehouse_and_answers_once_it_is_there(home):
+    with without_warehouse(home.warehouse), client_of(home) as client:
+        assert ask(client).status_code == 503
+    assert ask(client).status_code == 200
 
 
 def test_before_the_first_publication_there_is_no_list(settings):
