@@ -112,6 +112,10 @@ class MissingPartition(BadInput, runbook="a-date-is-missing"):
     """A step needs a partition that no earlier step has written."""
 
 
+class DatesNotIngested(MissingPartition):
+    """Business dates are missing which another run may be about to bring in: a backfill ingests several at once."""
+
+
 class NothingQuarantined(BadInput, runbook="a-date-is-missing"):
     """No row in quarantine matches what was asked for."""
 

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from pydantic_core import to_jsonable_python
 
 from nightjar_notifiers import note_cause, page_failure, resolve_page
-from pipelines.errors import BadInput, EngineFailure, InvalidRunParameter
+from pipelines.errors import BadInput, DatesNotIngested, EngineFailure, InvalidRunParameter
 from pipelines.settings import Settings, load_settings
 from pipelines.use_case import UseCase
 
@@ -17,6 +17,7 @@ POOL = "nightjar"  # tasks of a pool that does not exist never start: airflow po
 CORE_TRANSACTIONS = Asset("core__transactions")
 RETRIES = ExceptionRetryPolicy(
     rules=[
+        RetryRule(DatesNotIngested, RetryAction.RETRY, reason="another run may be about to bring the dates in"),
         RetryRule(BadInput, RetryAction.FAIL, reason="bad input stays bad until somebody mends it"),
         RetryRule([EngineFailure, OSError], RetryAction.RETRY, reason="a connection or engine may recover"),
     ]

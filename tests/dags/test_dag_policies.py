@@ -11,7 +11,7 @@ from airflow.sdk import Asset, CronPartitionTimetable, PartitionedAssetTimetable
 from airflow.sdk.exceptions import ParamValidationError
 
 from local_stack.airflow_server import POOL
-from pipelines.errors import BadInput, EngineFailure, MissingDrop, NoChampion
+from pipelines.errors import BadInput, DatesNotIngested, EngineFailure, MissingDrop, NoChampion
 from pipelines.settings import PROJECT, Settings
 from pipelines.use_cases import load_use_cases
 
@@ -86,13 +86,16 @@ def test_one_run_of_a_dag_at_a_time_and_none_is_made_up_for_the_past(bag):
     [
         (MissingDrop("no drop", where="landing", remedy="deliver it"), RetryAction.FAIL),
         (NoChampion("no champion", where="registry", remedy="train"), RetryAction.FAIL),
+        (DatesNotIngested("the day before is missing", where="lake", remedy="ingest it"), RetryAction.RETRY),
         (EngineFailure("the warehouse is locked", where="warehouse", remedy="wait"), RetryAction.RETRY),
         (ConnectionResetError("lost"), RetryAction.RETRY),
         (TimeoutError("slow"), RetryAction.RETRY),
         (OSError(28, "No space left on device"), RetryAction.RETRY),
     ],
 )
-def test_bad_input_is_never_retried_and_a_lost_connection_is(bag, error, action):
+def test_bad_input_is_never_retried_but_a_lost_connection_is_and_a_date_that_another_run_may_bring_in(
+    bag, error, action
+):
     for dag in bag.dags.values():
         for task in dag.tasks:
             assert task.retry_policy.evaluate(error, 1, 3).action == action
