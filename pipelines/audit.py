@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import log
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,12 +15,13 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from pipelines import ledger, tables
-from pipelines.checks import Check
+from pipelines.checks import Check, merged
 from pipelines.engine import open_core, open_engine
 from pipelines.fallback import COLD_START
 from pipelines.feature_faults import Move, compare_nights
 from pipelines.ledger import FEATURES
 from pipelines.pages import DATA_DOCS, page_path
+from pipelines.partitions import entity_ranges
 from pipelines.settings import Settings
 from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
@@ -30,6 +32,7 @@ BINS = 20
 NIGHTS = 14  # that a night is held against, at most
 _WITHIN_DAYS, _LEAST_SHARE = 21, 1e-4
 _WEEK = 7
+_SHARE_IN_A_FRAME = 0.25  # of the rows of a partition: texts take many times as much in a frame
 _NEAR = timedelta(days=3)
 
 
@@ -92,27 +95,37 @@ def expected_of_rows(settings: Settings, use_case: UseCase, as_of: date, rows: p
     """The verdicts of the use case's expectations of published scores.
 
     The suite sees the rows with `previous_score` (that of the rank above) and `missing_rows` (how many more the list
-    could have, if only with popular items); an active entity that is missing appears with nulls.
+    could have, if only with popular items); an active entity that is missing appears with nulls. Of very many rows it
+    sees the lists of some entities at a time.
 
     Raises:
         EngineFailure: an expectation could not be evaluated.
     """
-    where, excluded = f"{use_case.scores_table}, score_date={as_of}", f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
-    query = f"""
+    suite = importlib.import_module(use_case.expectations_module).published_scores()
+    docs: Path | None = page_path(settings.home, DATA_DOCS, use_case.scores_table, as_of)
+    where, found = f"{use_case.scores_table}, score_date={as_of}", list[Sequence[Check]]()
+    with open_core(settings, up_to=as_of) as connection:
+        connection.register("published", rows)
+        for condition in entity_ranges(connection, "published", use_case.entity, times=_SHARE_IN_A_FRAME):
+            frame = connection.sql(_as_expected(use_case, condition), params={"as_of": as_of}).df()
+            checks = validate(frame, suite, where=where, docs=docs).checks
+            docs = docs if all(check.success for check in checks) else None  # the page keeps what was first found
+            found.append(checks)
+    return merged(found)
+
+
+def _as_expected(use_case: UseCase, condition: str) -> str:
+    excluded = f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
+    return f"""
         SELECT published.* EXCLUDE ({use_case.entity}), {use_case.entity},
                lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank,
                greatest((SELECT least(count(DISTINCT {use_case.item}), {use_case.top_n}) FROM ({use_case.popular_sql})
                          WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({excluded})))
                         - count(rank) OVER (PARTITION BY {use_case.entity}), 0) AS missing_rows
-        FROM published FULL JOIN ({use_case.active_sql}) USING ({use_case.entity})
+        FROM (SELECT * FROM published WHERE {condition}) published
+        FULL JOIN (SELECT * FROM ({use_case.active_sql}) WHERE {condition}) USING ({use_case.entity})
         WINDOW listed AS (PARTITION BY {use_case.entity} ORDER BY rank)
     """
-    with open_core(settings, up_to=as_of) as connection:
-        connection.register("published", rows)
-        frame = connection.sql(query, params={"as_of": as_of}).df()
-    suite = importlib.import_module(use_case.expectations_module).published_scores()
-    docs = page_path(settings.home, DATA_DOCS, use_case.scores_table, as_of)
-    return list(validate(frame, suite, where=where, docs=docs).checks)
 
 
 def constraints(settings: Settings, use_case: UseCase, as_of: date, rows: pa.Table) -> list[Check]:

@@ -1,7 +1,7 @@
 """Checks as values: every check runs, and one place decides."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from pipelines.errors import ChecksFailed
@@ -19,6 +19,18 @@ class Check:
 
     def __str__(self) -> str:
         return f"{self.name}: expected {self.expected}, observed {self.observed}"
+
+
+def merged(parts: Sequence[Sequence[Check]]) -> list[Check]:
+    """The same checks on each of several parts as checks on the whole: what holds for all, seen where it does not."""
+    if len(parts) == 1:
+        return list(parts[0])
+    whole = []
+    for same in zip(*parts, strict=True):
+        failed = [check for check in same if not check.success]
+        seen = "; ".join(dict.fromkeys(str(check.observed) for check in failed or same))
+        whole.append(replace(same[0], success=not failed, observed=seen))
+    return whole
 
 
 def require(

@@ -60,7 +60,7 @@ def explain(settings: Settings, use_case: UseCase, score_date: date, entity: int
     _require(where, row["feature_version"], feature_version(settings, use_case, score_date))
     features, place = _list_of(settings, use_case, score_date, entity, item)
     model = load_version(settings, use_case, row["model_version"])
-    found = model.contributions(features, np.array([place]), settings.threads)
+    found = model.contributions(model.look_at(features, settings.threads), np.array([place]), settings.threads)
     log_odds = float(np.log(row["score"]) - np.log1p(-row["score"]))
     total = float(found.base[0] + found.features[0].sum())
     if abs(total - log_odds) > _TOLERANCE:

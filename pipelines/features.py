@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -18,6 +19,8 @@ from pipelines.crash_points import crash_point
 from pipelines.engine import Versions, open_core
 from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
+from pipelines.partitions import WHOLE, entity_ranges, gathered
+from pipelines.scratch import Rows
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import FeatureTable, UseCase
@@ -25,6 +28,10 @@ from pipelines.validation import validate
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
+
+
+_Audit = Callable[[FeatureTable, pa.Table], None]
+_SOURCE_ROWS = 4  # a row of features rests on some rows, in the reference data on five to six
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ def build_features(settings: Settings, use_case: UseCase, as_of: date, run_id: s
         require_unbroken(settings, last=as_of)
         cost.rows, content = 0, {}
         inputs = inputs_of(settings, use_case, as_of)
-        for table, rows in compute_snapshot(settings, use_case, as_of, inputs.core_versions):
-            _audit(settings, use_case, table, as_of, rows)
+        audit = partial(_audit, settings, use_case, as_of)
+        for table, rows in compute_snapshot(settings, use_case, as_of, inputs.core_versions, audit):
             written = lake.replace_snapshot(settings.lake, table.name, rows, as_of)
             cost.rows += written.rows
             content[table.name] = written.version
@@ -70,12 +77,19 @@ def definition_of(settings: Settings, use_case: UseCase) -> str:
 
 
 def compute_snapshot(
-    settings: Settings, use_case: UseCase, as_of: date, versions: Versions
-) -> Iterator[tuple[FeatureTable, pa.Table]]:
-    """Each feature table with its rows as of the end of a date, from these versions of the core tables."""
+    settings: Settings, use_case: UseCase, as_of: date, versions: Versions, audit: _Audit | None = None
+) -> Iterator[tuple[FeatureTable, Rows]]:
+    """Each feature table with its rows as of the end of a date, from these versions of the core tables.
+
+    Of many entities some are computed, and audited, at a time; the rows are there until the next table is asked for.
+    """
+    known_at = end_of_day(settings, as_of)
     with open_core(settings, up_to=as_of, versions=versions) as connection, base_tables(connection, use_case, as_of):
         for table in use_case.feature_tables:
-            yield table, compute_features(connection, table, as_of, end_of_day(settings, as_of))
+            ranges = ranges_of(connection, use_case, table, as_of)
+            compute = partial(_compute, connection, table, (as_of, known_at), audit)
+            with gathered(settings, ranges, compute) as rows:
+                yield table, rows
 
 
 def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -104,16 +118,19 @@ def base_tables(connection: duckdb.DuckDBPyConnection, use_case: UseCase, as_of:
 
 
 def compute_features(
-    connection: duckdb.DuckDBPyConnection, table: FeatureTable, as_of: date, known_at: datetime
+    connection: duckdb.DuckDBPyConnection, table: FeatureTable, as_of: date, known_at: datetime, condition: str = WHOLE
 ) -> pa.Table:
-    """The rows of one feature table, ordered by key: timestamps, keys, and every feature as a 32-bit float."""
+    """The rows of one feature table, ordered by key: timestamps, keys, and every feature as a 32-bit float.
+
+    The condition chooses among the rows that the table is computed from.
+    """
     keys = ", ".join(table.keys)
     aggregates = ", ".join(f"{sql} AS {name}" for name, sql in table.aggregates.items())
     derived = "".join(f", {sql} AS {name}" for name, sql in table.derived.items())
     stamp = f"TIMESTAMPTZ '{known_at.isoformat()}'"
     features = ", ".join(f"{name}::FLOAT AS {name}" for name in table.features)
     query = f"""
-        WITH aggregated AS (SELECT {keys}, {aggregates} FROM ({table.source}) GROUP BY {keys}),
+        WITH aggregated AS (SELECT {keys}, {aggregates} FROM ({table.source}) WHERE {condition} GROUP BY {keys}),
              derived AS (SELECT *{derived} FROM aggregated {table.joins})
         SELECT {stamp} AS event_timestamp, {stamp} AS created_timestamp, {keys}, {features}
         FROM derived ORDER BY {keys}
@@ -125,7 +142,30 @@ def _version_over(content_hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(content_hashes).encode()).hexdigest()[:16]
 
 
-def _audit(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date, rows: pa.Table) -> None:
+def ranges_of(
+    connection: duckdb.DuckDBPyConnection, use_case: UseCase, table: FeatureTable, as_of: date
+) -> Sequence[str]:
+    """Conditions that choose the entities to compute at a time; a table that is not by entity is computed at once."""
+    if table.keys[0] != use_case.entity:
+        return [WHOLE]
+    given = _parameters(table.source, as_of)
+    return entity_ranges(connection, f"({table.source})", use_case.entity, times=_SOURCE_ROWS, given=given)
+
+
+def _compute(
+    connection: duckdb.DuckDBPyConnection,
+    table: FeatureTable,
+    when: tuple[date, datetime],
+    audit: _Audit | None,
+    condition: str,
+) -> pa.Table:
+    rows = compute_features(connection, table, *when, condition)
+    if audit:
+        audit(table, rows)
+    return rows
+
+
+def _audit(settings: Settings, use_case: UseCase, as_of: date, table: FeatureTable, rows: pa.Table) -> None:
     where = f"{table.name}, as_of={as_of}"
     suite = importlib.import_module(use_case.expectations_module).features(table.name)
     checked = sorted({name for expectation in suite for name in _columns_of(expectation)})

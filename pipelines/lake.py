@@ -18,6 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from pipelines.contracts import TableContract
 from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, MissingPartition, SnapshotRefused
+from pipelines.scratch import Rows, ScratchRows
 from pipelines.storage import Location, sql_list, sql_text
 
 _BATCH_ROWS = 250_000  # the Delta writer does not keep the order of several batches; nothing rests on it
@@ -38,7 +39,7 @@ class Written:
     rows: int
 
 
-def content_hash(rows: pa.Table) -> str:
+def content_hash(rows: Rows) -> str:
     """SHA-256 of the rows, in their order; equal content has an equal hash, whatever its chunks and its engine."""
     digest = hashlib.sha256()
     for name, column in zip(rows.column_names, rows.columns, strict=True):
@@ -61,7 +62,7 @@ def replace_dates(
 
 
 def replace_where(
-    lake: Location, table: str, rows: pa.Table | pa.RecordBatchReader, *, predicate: str, partition_by: Sequence[str]
+    lake: Location, table: str, rows: Rows | pa.RecordBatchReader, *, predicate: str, partition_by: Sequence[str]
 ) -> None:
     """Put `rows` in place of those that the predicate on partition columns selects, in one commit."""
     with _committing(lake, table):
@@ -69,7 +70,7 @@ def replace_where(
             Path(lake.uri_of(table)).mkdir(parents=True, exist_ok=True)
         deltalake.write_deltalake(
             lake.uri_of(table),
-            rows,
+            rows.to_reader() if isinstance(rows, ScratchRows) else rows,
             mode="overwrite",
             predicate=predicate,
             partition_by=list(partition_by),
@@ -213,12 +214,18 @@ def snapshot_name(table: str, as_of: date) -> str:
     return f"{table}/as_of={as_of}/part-0.parquet"
 
 
-def replace_snapshot(lake: Location, table: str, rows: pa.Table, as_of: date) -> Written:
+def replace_snapshot(lake: Location, table: str, rows: Rows, as_of: date) -> Written:
     """Put `rows` in place of the Parquet snapshot of `as_of`; readers see the old file or the new one, whole."""
     version = content_hash(rows)
-    with TemporaryDirectory() as scratch:
+    schema = rows.schema.with_metadata({_HASH_KEY: version.encode()})
+    with TemporaryDirectory(dir=None if isinstance(rows, pa.Table) else rows.folder) as scratch:
         file = Path(scratch) / "part-0.parquet"
-        pq.write_table(rows.replace_schema_metadata({_HASH_KEY: version.encode()}), file)
+        if isinstance(rows, pa.Table):
+            pq.write_table(rows.replace_schema_metadata(schema.metadata), file)
+        else:
+            with pq.ParquetWriter(file, schema) as writer:
+                for batch in rows.to_batches():
+                    writer.write_batch(batch)
         lake.upload(file, snapshot_name(table, as_of))
         crash_point("lake.after_snapshot")
     return Written(table, version, rows.num_rows)

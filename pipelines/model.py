@@ -90,6 +90,15 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Whole lists as the trees see them, and the unweighted raw scores of each component."""
+
+    matrix: Matrix
+    entities: NDArray[Any]
+    raw: Mapping[str, Vector]
+
+
+@dataclass(frozen=True)
 class Contributions:
     """What each feature adds to a row's log-odds: `base` + the row's sum over `features` is its score's log-odds."""
 
@@ -113,24 +122,35 @@ class Model:
         Raises:
             ArtifactRefused: a feature of the model is not among the columns, or is no number.
         """
-        return self.predict_matrix(self._matrix(rows), rows.column(self.entity).to_numpy(), threads)
+        return self.probabilities(self.look_at(rows, threads))
+
+    def look_at(self, rows: pa.Table, threads: int) -> Seen:
+        """What the trees make of whole lists: where both probabilities and contributions are wanted.
+
+        Raises:
+            ArtifactRefused: as `predict`.
+        """
+        return self._seen(self._matrix(rows), rows.column(self.entity).to_numpy(), threads)
+
+    def probabilities(self, seen: Seen) -> Vector:
+        """Calibrated probabilities of the rows."""
+        return self.calibration.apply(within_and_level(seen.raw, self.weights, seen.entities))
 
     def predict_matrix(self, matrix: Matrix, entities: NDArray[Any], threads: int) -> Vector:
         """Calibrated probabilities of a matrix whose columns are the features, in order."""
-        return self.calibration.apply(self._raw(matrix, entities, threads))
+        return self.probabilities(self._seen(matrix, entities, threads))
 
-    def contributions(self, rows: pa.Table, picked: NDArray[np.int64], threads: int) -> Contributions:
-        """What each feature adds to the log-odds of the picked rows of whole lists (TreeSHAP, Lundberg et al. 2018).
+    def contributions(self, seen: Seen, picked: NDArray[np.int64], threads: int) -> Contributions:
+        """What each feature adds to the log-odds of the picked rows (TreeSHAP, Lundberg et al. 2018).
 
         The base holds what the rest of the list says.
         """
-        matrix, entities = self._matrix(rows), rows.column(self.entity).to_numpy()
-        raw = {part.name: part.raw(matrix, threads) for part in self.components}
-        total = weighted(raw, self.weights)
-        means, (_, level) = list_means(total, entities), within_and_level(raw, self.weights, entities).T
+        total = weighted(seen.raw, self.weights)
+        means = list_means(total, seen.entities)
+        _, level = within_and_level(seen.raw, self.weights, seen.entities).T
         found = np.zeros((len(picked), len(self.features) + 1))
         for part in self.components:
-            found += part.weight * tree_contributions(part.booster, matrix[picked], threads)
+            found += part.weight * tree_contributions(part.booster, seen.matrix[picked], threads)
         map_ = self.calibration
         base = map_.slope * (found[:, -1] - means[picked]) + map_.level * level[picked] + map_.intercept
         return Contributions(map_.slope * found[:, :-1], base)
@@ -140,9 +160,8 @@ class Model:
         """The components' weights, by name."""
         return {part.name: part.weight for part in self.components}
 
-    def _raw(self, matrix: Matrix, entities: NDArray[Any], threads: int) -> Matrix64:
-        raw = {part.name: part.raw(matrix, threads) for part in self.components}
-        return within_and_level(raw, self.weights, entities)
+    def _seen(self, matrix: Matrix, entities: NDArray[Any], threads: int) -> Seen:
+        return Seen(matrix, entities, {part.name: part.raw(matrix, threads) for part in self.components})
 
     def _matrix(self, rows: pa.Table) -> Matrix:
         numbers = {

@@ -22,6 +22,7 @@ from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 
 NIGHTJAR = "nightjar"
+_CHUNK = 50_000  # rows that are held as Python's values at once
 _UPSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -127,10 +128,11 @@ def rows_in(connection: sa.Connection, use_case: UseCase, table: sa.Table, **sli
         *(table.c[name] == value for name, value in slice_.items())
     )
     found = connection.execute(query.order_by(table.c[use_case.entity], table.c.rank))
-    columns = list(zip(*found.all(), strict=True)) or [()] * len(schema)
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-    )
+    parts = [
+        [pa.array(values, field.type) for values, field in zip(zip(*part, strict=True), schema, strict=True)]
+        for part in found.partitions(_CHUNK)
+    ]
+    return pa.concat_tables([schema.empty_table(), *(pa.table(columns, schema=schema) for columns in parts)])
 
 
 def is_as_published(connection: sa.Connection, use_case: UseCase, as_of: date) -> bool:
@@ -211,9 +213,8 @@ def _is_published(settings: Settings, attempt: _Attempt, content: str, rows: int
 
 
 def _stage(settings: Settings, attempt: _Attempt, rows: pa.Table) -> None:
-    marks = {"fence": pa.array([attempt.fence] * len(rows), pa.int32()), "run_id": [attempt.run_id] * len(rows)}
-    for name, values in marks.items():
-        rows = rows.append_column(name, values if isinstance(values, pa.Array) else pa.array(values, pa.string()))
+    for name, value in (("fence", pa.scalar(attempt.fence, pa.int32())), ("run_id", attempt.run_id)):
+        rows = rows.append_column(name, pa.repeat(value, len(rows)))
     with warehouse.open_warehouse(settings) as connection:
         _require_newest(connection, attempt)
         warehouse.load_rows(connection, tables.staging_table(attempt.use_case), rows)

@@ -1,7 +1,9 @@
 """Scoring: every candidate of a night, with a probability and a rank, in the lake."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,19 +15,22 @@ from pipelines.champion import BASELINE, CACHED, CHAMPION, Chosen, choose_model
 from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
 from pipelines.errors import ArtifactRefused, BadInput, EngineFailure, NightjarError, NoChampion, SnapshotRefused
-from pipelines.fallback import as_probability, popular_items
+from pipelines.fallback import as_probability, popular_lists
 from pipelines.features import end_of_day, feature_version
 from pipelines.incidents import Incident, open_incident, resolve
 from pipelines.labels import candidates_sql, last_mature
 from pipelines.lineage import current_snapshot
 from pipelines.model import Model
+from pipelines.partitions import WHOLE, entity_ranges, gathered
 from pipelines.reasons import REASONS, add_reasons
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list, sql_text
-from pipelines.training_set import labelled_candidates, with_rules
+from pipelines.training_set import Vector, labelled_candidates
 from pipelines.use_case import FeatureTable, UseCase
 
+_Rank = Callable[[str], pa.Table]  # the ranked candidates of the entities that fulfil a condition
+_Fitted = Callable[[Vector], Vector]
 INCIDENTS: dict[type[NightjarError], str] = {
     NoChampion: "no champion",
     EngineFailure: "registry down",
@@ -67,28 +72,34 @@ def score(
         chosen = (
             choose_model(settings, use_case) if model_version is None else _given(settings, use_case, model_version)
         )
-        features = candidate_features(settings, use_case, as_of)
+        _require_features(settings, use_case, as_of)
         snapshot_version = feature_version(settings, use_case, as_of)
-        if chosen.model is not None:
-            ranked = _by_model(settings, use_case, features, chosen.model, chosen.source)
-            problem = ""
-        else:
-            ranked, problem = _by_rule(settings, use_case, as_of, features, run_id)
-        popular = popular_items(settings, use_case, as_of, ranked)
-        rows = pa.concat_tables([ranked, popular], promote_options="default")
-        stamped = _stamp(rows, as_of, chosen.version, snapshot_version)
-        lake.replace_where(
-            settings.lake,
-            use_case.scores_table,
-            stamped,
-            predicate=lake.scored_by(as_of, chosen.version),
-            partition_by=["as_of", "model_version"],
-        )
+        with open_engine(settings) as connection:
+            candidates = f"({candidates_sql(settings, use_case, as_of)})"
+            ranges = entity_ranges(connection, candidates, use_case.entity)
+        rank, problem = _ranking(settings, use_case, as_of, chosen, run_id)
+        cost.rows, cost.model_version = 0, chosen.version
+        with popular_lists(settings, use_case, as_of) as fill:
+
+            def compute(condition: str) -> pa.Table:
+                ranked = rank(condition)
+                rows = pa.concat_tables([ranked, fill(ranked, condition)], promote_options="default")
+                cost.rows = (cost.rows or 0) + rows.num_rows
+                return _stamp(rows, as_of, chosen.version, snapshot_version)
+
+            with gathered(settings, ranges, compute) as rows:
+                _require_same(settings, use_case, as_of, snapshot_version)
+                lake.replace_where(
+                    settings.lake,
+                    use_case.scores_table,
+                    rows,
+                    predicate=lake.scored_by(as_of, chosen.version),
+                    partition_by=["as_of", "model_version"],
+                )
         crash_point("score.after_rows")
         if model_version is None:
             problem = _note(settings, use_case, as_of, chosen, run_id, problem)
-        cost.rows, cost.model_version = stamped.num_rows, chosen.version
-    return ScoreReport(as_of, chosen.version, snapshot_version, stamped.num_rows, chosen.source, problem)
+    return ScoreReport(as_of, chosen.version, snapshot_version, cost.rows, chosen.source, problem)
 
 
 def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
@@ -98,11 +109,15 @@ def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa
         MissingPartition: the date has no snapshot.
         SnapshotRefused: a snapshot in the date's place is that of another date.
     """
-    for table in use_case.feature_tables:
-        _require_fresh(settings, use_case, table, as_of)
-    query = f"{candidates_query(settings, use_case, as_of)} ORDER BY {', '.join(use_case.keys)}"
+    _require_features(settings, use_case, as_of)
+    return _read(settings, use_case, as_of, ", ".join((*use_case.keys, *use_case.features)))
+
+
+def _read(settings: Settings, use_case: UseCase, as_of: date, columns: str, condition: str = WHOLE) -> pa.Table:
+    """Columns of the candidates whose entities fulfil a condition, ordered by key."""
+    query = f"SELECT {columns} FROM ({candidates_query(settings, use_case, as_of)}) WHERE {condition}"
     with open_engine(settings) as connection:
-        return connection.sql(query).to_arrow_table()
+        return connection.sql(f"{query} ORDER BY {', '.join(use_case.keys)}").to_arrow_table()
 
 
 def candidates_query(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -119,6 +134,25 @@ def candidates_query(settings: Settings, use_case: UseCase, as_of: date) -> str:
     )
     columns = ", ".join((*use_case.keys, *use_case.features))
     return f"SELECT {columns} FROM ({candidates_sql(settings, use_case, as_of)}){joins}"
+
+
+def _require_features(settings: Settings, use_case: UseCase, as_of: date) -> None:
+    """Nothing, where all feature tables have what was known at the end of the date."""
+    for table in use_case.feature_tables:
+        _require_fresh(settings, use_case, table, as_of)
+
+
+def _require_same(settings: Settings, use_case: UseCase, as_of: date, version: str) -> None:
+    """Nothing, unless the features were made anew while they were read."""
+    found = feature_version(settings, use_case, as_of)
+    if found != version:
+        raise SnapshotRefused(
+            "the features were made anew while they were scored",
+            where=f"{use_case.scores_table}, as_of={as_of}",
+            expected=version,
+            found=found,
+            remedy=f"nightjar score --use-case {use_case.name} --date {as_of}",
+        )
 
 
 def _require_fresh(settings: Settings, use_case: UseCase, table: FeatureTable, as_of: date) -> None:
@@ -164,15 +198,27 @@ def _given(settings: Settings, use_case: UseCase, model_version: str) -> Chosen:
     return Chosen(model, model_version, CHAMPION)
 
 
-def _by_model(settings: Settings, use_case: UseCase, features: pa.Table, model: Model, source: str) -> pa.Table:
+def _ranking(settings: Settings, use_case: UseCase, as_of: date, chosen: Chosen, run_id: str) -> tuple[_Rank, str]:
+    """What ranks the candidates of some entities, and what keeps the rule from it where there is no model."""
+    if chosen.model is not None:
+        return partial(_by_model, settings, use_case, as_of, chosen.model, chosen.source), ""
+    probability, problem = _fitted_rule(settings, use_case, as_of, run_id)
+    return partial(_by_rule, settings, use_case, as_of, probability), problem
+
+
+def _by_model(
+    settings: Settings, use_case: UseCase, as_of: date, model: Model, source: str, condition: str
+) -> pa.Table:
     """The candidates ranked by the model, with reasons for the first of each list."""
     keys = ", ".join(use_case.keys)
-    probability = model.predict(features, settings.threads)
+    features = _read(settings, use_case, as_of, ", ".join((*use_case.keys, *use_case.features)), condition)
+    seen = model.look_at(features, settings.threads)
+    probability = model.probabilities(seen)
     scored = features.select(list(use_case.keys)).append_column("score", pa.array(probability, pa.float64()))
     scored = scored.append_column("is_low_confidence", pa.array(model.reliability.doubts(probability)))
     ranked = rank_candidates(settings, use_case, scored.append_column("row", pa.array(np.arange(len(probability)))))
     picked = np.sort(ranked.filter(pc.field("rank") <= use_case.top_n).column("row").to_numpy())
-    found = model.contributions(features, picked, settings.threads)
+    found = model.contributions(seen, picked, settings.threads)
     reasons = add_reasons(settings, use_case, features.take(pa.array(picked)), found)
     with open_engine(settings) as connection:
         connection.register("ranked", ranked.drop_columns("row"))
@@ -183,34 +229,45 @@ def _by_model(settings: Settings, use_case: UseCase, features: pa.Table, model: 
         ).to_arrow_table()
 
 
-def _by_rule(
-    settings: Settings, use_case: UseCase, as_of: date, features: pa.Table, run_id: str
-) -> tuple[pa.Table, str]:
-    """The candidates ranked by the baseline rule; none, and the reason, where its past cannot be had."""
-    day, problem = last_mature(use_case, as_of), ""
-    now = _with_rule(settings, use_case, features)
-    score = np.zeros(0)
+def _fitted_rule(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> tuple[_Fitted | None, str]:
+    """The baseline rule's values as probabilities; none, and the reason, where its past cannot be had."""
+    day = last_mature(use_case, as_of)
     try:
         current_snapshot(settings, use_case, day, run_id)
-        past = _with_rule(settings, use_case, candidate_features(settings, use_case, day))
+        _require_features(settings, use_case, day)
+        past = _values(_with_rule(settings, use_case, day))
         positive = labelled_candidates(settings, use_case, day).column("is_positive").to_numpy()
-        score = as_probability(past.column("rule").to_numpy(), positive, now.column("rule").to_numpy())
     except BadInput as error:
-        now, problem = now.slice(0, 0), f"{error.what}: {error.where}"
+        return None, f"{error.what}: {error.where}"
+    return partial(as_probability, past, positive), ""
+
+
+def _by_rule(
+    settings: Settings, use_case: UseCase, as_of: date, probability: _Fitted | None, condition: str
+) -> pa.Table:
+    """The candidates ranked by the baseline rule; none where it has no past."""
+    now = _with_rule(settings, use_case, as_of, condition if probability else "false")
+    score = probability(_values(now)) if probability else np.zeros(0)
     scored = now.append_column("score", pa.array(score, pa.float64()))
     ranked = rank_candidates(settings, use_case, scored, by="rule").drop_columns("rule")
     shown = f"first by the simple rule {use_case.baseline_rule}, in place of a model"
     texts = dict.fromkeys(REASONS) | {REASONS[0]: shown, "score_source": BASELINE}
     for name, text in texts.items():
         ranked = ranked.append_column(name, pa.array([text] * ranked.num_rows, pa.string()))
-    return ranked.append_column("is_low_confidence", pa.repeat(True, ranked.num_rows)), problem
+    return ranked.append_column("is_low_confidence", pa.repeat(True, ranked.num_rows))
 
 
-def _with_rule(settings: Settings, use_case: UseCase, features: pa.Table) -> pa.Table:
+def _with_rule(settings: Settings, use_case: UseCase, as_of: date, condition: str = WHOLE) -> pa.Table:
     """Keys and `rule`, the value of the baseline rule; unknown is lowest."""
-    values = with_rules(settings, use_case, features).column(use_case.baseline_rule).to_numpy()
-    known = np.nan_to_num(values, nan=np.finfo(np.float64).min)
-    return features.select(list(use_case.keys)).append_column("rule", pa.array(known, pa.float64()))
+    expression = next(rule.expression for rule in use_case.rules if rule.name == use_case.baseline_rule)
+    chosen = f"{', '.join(use_case.keys)}, ({expression})::DOUBLE AS rule"
+    rows = _read(settings, use_case, as_of, chosen, condition)
+    known = np.nan_to_num(_values(rows), nan=np.finfo(np.float64).min)
+    return rows.drop_columns("rule").append_column("rule", pa.array(known, pa.float64()))
+
+
+def _values(rows: pa.Table) -> Vector:
+    return np.asarray(rows.column("rule").to_numpy())
 
 
 def _note(settings: Settings, use_case: UseCase, as_of: date, chosen: Chosen, run_id: str, unruled: str) -> str:
@@ -240,5 +297,5 @@ def _stamp(rows: pa.Table, as_of: date, model_version: str, snapshot_version: st
         ("model_version", model_version, pa.string()),
         ("feature_version", snapshot_version, pa.string()),
     ):
-        rows = rows.append_column(name, pa.array([value] * rows.num_rows, kind))
+        rows = rows.append_column(name, pa.repeat(pa.scalar(value, kind), rows.num_rows))
     return rows

@@ -52,7 +52,8 @@ def test_the_contributions_of_every_published_row_add_up_to_its_log_odds(scored)
     features = candidate_features(scored, USE_CASE, NIGHT)
     keys = list(zip(*(features.column(name).to_pylist() for name in USE_CASE.keys), strict=True))
     picked = np.array([place for place, key in enumerate(keys) if key in rows])
-    found = load_version(scored, USE_CASE, "1").contributions(features, picked, 2)
+    model = load_version(scored, USE_CASE, "1")
+    found = model.contributions(model.look_at(features, 2), picked, 2)
 
     score_of = np.array([rows[keys[place]]["score"] for place in picked])
     assert len(score_of) == len(rows) > 4000

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from corner_shop import LISTS, SHOP, day, keep_scores, know_features, open_shop, rows_of, sell
 
-from pipelines import audit, tables, warehouse
+from pipelines import audit, partitions, tables, warehouse
 from pipelines.audit import Figures, Night
 from pipelines.errors import AuditRefused
 from pipelines.publishing import Force, publish
@@ -115,6 +115,35 @@ def test_the_overlap_counts_what_stays_of_each_list(settings):
 
     assert audit.list_overlap(settings, SHOP, before, now) == pytest.approx((1 + 0.5) / 2)  # 3 has none any more
     assert audit.list_overlap(settings, SHOP, before, lists((9, "MILK"))) is None
+
+
+def verdicts(settings, run_id):
+    rows = [row for row in rows_of(settings, tables.CHECK_LOG) if row["run_id"] == run_id]
+    return {row["check_name"]: (row["is_success"], row["observed"]) for row in rows}
+
+
+def test_lists_are_audited_some_entities_at_a_time(shop, monkeypatch):
+    keep_scores(shop, LISTS)
+    whole = publish(shop, SHOP, day(0), "whole", "1")
+    monkeypatch.setattr(partitions, "MOST_ROWS", 4)  # a quarter of them, one row, in a frame: so each household alone
+
+    parts = publish(shop, SHOP, day(0), "parts", "1", force=Force("ana", "to see"))
+
+    told, again = verdicts(shop, "whole"), verdicts(shop, "parts")
+    assert parts.content_hash == whole.content_hash
+    assert {name: success for name, (success, _) in again.items()} == dict.fromkeys(told, True)
+    assert told["expect_column_values_to_not_be_null(score)"][1] == "0 of 3 rows"
+    assert again["expect_column_values_to_not_be_null(score)"][1] == "0 of 2 rows; 0 of 1 rows"
+
+
+def test_a_fault_in_one_of_the_parts_is_one_of_the_night(shop, monkeypatch):
+    keep_scores(shop, [(1, "BREAD", 1.9, 1), (1, "BEER", 0.6, 2), (2, "BEER", 0.4, 1)])
+    monkeypatch.setattr(partitions, "MOST_ROWS", 4)
+
+    with pytest.raises(AuditRefused, match=r"1 of 2 rows, such as 1\.9"):
+        publish(shop, SHOP, day(0), "parts", "1")
+
+    assert not verdicts(shop, "parts")["expect_column_values_to_be_between(score)"][0]
 
 
 def test_nights_are_compared_with_the_newest_publication_of_each_of_the_last_dates(shop):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from corner_shop import SHOP, day, sell
 
-from pipelines.fallback import as_probability, popular_items
+from pipelines.fallback import as_probability, popular_lists
 
 POPULAR = """
     SELECT * FROM (VALUES ('MILK', 0.5, 'north'), ('BEER', 0.4, 'north'), ('FUEL', 0.9, 'north'),
@@ -33,7 +33,8 @@ def ranked(*rows):
 
 
 def lists(shop, use_case, *candidates):
-    rows = popular_items(shop, use_case, day(0), ranked(*candidates)).to_pylist()
+    with popular_lists(shop, use_case, day(0)) as fill:
+        rows = fill(ranked(*candidates)).to_pylist()
     found = {}
     for row in rows:
         found.setdefault(row["household_id"], []).append((row["rank"], row["product_category"], row["score"]))
@@ -78,6 +79,19 @@ def test_an_entity_with_candidates_that_is_not_active_has_a_full_list_too(shop):
     found, _ = lists(shop, SHOP, (9, "BEER", 0.4, 1))
 
     assert found[9] == [(2, "MILK", 0.4)]
+
+
+def test_lists_are_filled_the_same_for_some_entities_at_a_time(shop):
+    candidates = [(1, "BEER", 0.9, 1), (2, "BREAD", 0.45, 1), (9, "MILK", 0.25, 1)]
+    with popular_lists(shop, THREE, day(0)) as fill:
+        whole = fill(ranked(*candidates)).to_pylist()
+        parts = [
+            *fill(ranked(*candidates[:1]), "household_id < '2'").to_pylist(),
+            *fill(ranked(*candidates[1:]), "household_id >= '2'").to_pylist(),
+        ]
+
+    assert parts == whole
+    assert {row["household_id"] for row in whole} == {1, 2, 3, 4, 9}
 
 
 def test_a_rules_values_become_the_rates_that_they_had_and_never_fall():

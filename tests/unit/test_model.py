@@ -89,12 +89,12 @@ def test_a_probability_is_doubted_where_validation_saw_another_rate_or_too_few_r
 def test_contributions_add_up_to_the_log_odds_of_the_score(snapshots, model):
     rows = features(snapshots[0])
     picked = np.array([0, 7, 8, 299])
-    probability, found = model.predict(rows, 1)[picked], model.contributions(rows, picked, 1)
+    probability, found = model.predict(rows, 1)[picked], model.contributions(model.look_at(rows, 1), picked, 1)
 
     assert found.features.shape == (4, 2)
     told = found.base + found.features.sum(axis=1)
     assert np.abs(told - np.log(probability / (1 - probability))).max() < 1e-6
-    found = model.contributions(rows, np.arange(rows.num_rows), 1)
+    found = model.contributions(model.look_at(rows, 1), np.arange(rows.num_rows), 1)
     assert np.abs(found.features[:, 0]).mean() > np.abs(found.features[:, 1]).mean()
 
 

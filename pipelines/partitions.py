@@ -1,0 +1,66 @@
+"""Partitions of a date: neighbouring entities with no more rows than a step may hold in memory at once.
+
+Whatever is ordered by entity has the same rows in the same order whether it is computed at once or range by range.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.scratch import Rows, ScratchRows
+from pipelines.settings import Settings
+from pipelines.storage import sql_text
+
+MOST_ROWS = 1_000_000  # with 80 features each: 0.3 GiB, and as much again as a matrix
+WHOLE = "true"
+
+
+def entity_ranges(
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    entity: str,
+    *,
+    times: float = 1,
+    given: dict[str, date] | None = None,
+) -> list[str]:
+    """SQL conditions on the entity, in its order; each entity there may ever be fulfils exactly one.
+
+    Each selects at most a million rows of the relation (or so many times as much) beside those of its first entity.
+    Where there are no more, the only condition is `true`.
+    """
+    limit = round(times * MOST_ROWS)
+    ((rows,),) = connection.sql(f"SELECT count(*) FROM {relation}", params=given).fetchall()
+    if rows <= limit:
+        return [WHOLE]
+    query = f"""
+        SELECT min({entity})::VARCHAR FROM (
+            SELECT {entity}, (sum(count(*)) OVER (ORDER BY {entity})::BIGINT - 1) // {limit} AS part
+            FROM {relation} GROUP BY {entity}
+        ) GROUP BY part ORDER BY part
+    """
+    firsts = [first for (first,) in connection.sql(query, params=given).fetchall()]
+    ends = [None, *(sql_text(first) for first in firsts[1:]), None]
+    return [_between(entity, *limits) for limits in pairwise(ends)]
+
+
+@contextmanager
+def gathered(settings: Settings, ranges: Sequence[str], compute: Callable[[str], pa.Table]) -> Iterator[Rows]:
+    """What is computed for each of the ranges, one behind the other: of one range the table, else rows on disk."""
+    if len(ranges) == 1:
+        yield compute(ranges[0])
+        return
+    scratch = settings.home / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch) as folder:
+        yield ScratchRows(Path(folder) / "rows.arrow", map(compute, ranges))
+
+
+def _between(entity: str, first: str | None, end: str | None) -> str:
+    limits = [f"{entity} >= {first}"] if first else []
+    return " AND ".join([*limits, f"{entity} < {end}"] if end else limits) or WHOLE

@@ -1,0 +1,52 @@
+"""Rows that do not fit into memory at once: written to disk part by part, read batch by batch or column by column."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+_BATCH_ROWS = 250_000
+
+
+class ScratchRows:
+    """The rows of some tables, one behind the other, in a file; equal to a table of the same rows."""
+
+    def __init__(self, file: Path, parts: Iterator[pa.Table]) -> None:
+        """Write the parts, of which there is one at least; only one of them is held at a time."""
+        self.folder, self._file, self.num_rows = file.parent, str(file), 0
+        rows = next(parts)
+        self.schema = rows.schema
+        packed = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(self._file, "wb") as sink, pa.ipc.new_file(sink, self.schema, options=packed) as writer:
+            while rows is not None:
+                writer.write_table(rows.cast(self.schema), _BATCH_ROWS)
+                self.num_rows += rows.num_rows
+                del rows
+                rows = next(parts, None)
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.schema.names)
+
+    @property
+    def columns(self) -> Iterator[pa.ChunkedArray]:
+        """One column after the other, each read alone."""
+        for place in range(len(self.schema)):
+            chosen = pa.ipc.IpcReadOptions(included_fields=[place])
+            with pa.OSFile(self._file) as source:
+                yield pa.ipc.open_file(source, options=chosen).read_all().column(0)
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in their order."""
+        with pa.OSFile(self._file) as source:
+            reader = pa.ipc.open_file(source)
+            for place in range(reader.num_record_batches):
+                yield reader.get_batch(place)
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The rows in their order, for libraries that take a stream."""
+        return pa.RecordBatchReader.from_batches(self.schema, self.to_batches())
+
+
+Rows = pa.Table | ScratchRows
