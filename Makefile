@@ -61,7 +61,7 @@ define install
 endef
 
 test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
-	$(call install,chromium prometheus)
+	$(call install,chromium prometheus redis-server)
 	@$(BIN)/python -m pytest -q -m "browser or deploy"
 
 test-image: $(STAMP) ## builds the image and tries it, as root; it installs Debian's buildah, debootstrap and docker-compose

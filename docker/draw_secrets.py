@@ -18,12 +18,14 @@ ROLES = (*WORK, "analyst")
 DATABASES = {"airflow": "airflow", "mlflow": "mlflow", "nightjar": "nightjar_owner"}  # each with its owner
 LOGINS = {"nightjar_worker": WORK, "nightjar_reader": ("analyst",)}
 BUCKETS = ("nightjar", "mlflow")
+# Logins of Redis for Feast's online store: keys end with the project's name, and those of Celery are none of them.
+ONLINE = {"online_writer": "~*nightjar +@read +@write -@dangerous", "online_reader": "%R~*nightjar +@read -@dangerous"}
 
 
 def draw(folder: Path) -> None:
     """Make the folder with one file per secret; FileExistsError where it is there."""
     folder.mkdir(mode=0o700)
-    key = {name: secrets.token_urlsafe(32) for name in (*DATABASES.values(), *LOGINS, *BUCKETS, "redis")}
+    key = {name: secrets.token_urlsafe(32) for name in (*DATABASES.values(), *LOGINS, *BUCKETS, "redis", *ONLINE)}
     place = "@postgres:5432"
     drawn = {
         "databases.sql": _databases(key),
@@ -33,7 +35,9 @@ def draw(folder: Path) -> None:
             f"warehouse_url_{user}": f"postgresql+psycopg://nightjar_{user}:{key[f'nightjar_{user}']}{place}/nightjar"
             for user in ("owner", "worker", "reader")
         },
-        "redis.conf": f"requirepass {key['redis']}\nappendonly yes\ndir /data\n",
+        "redis.conf": f"requirepass {key['redis']}\nappendonly yes\ndir /data\n"
+        + "".join(f"user {name} on >{key[name]} {rights} +@connection\n" for name, rights in ONLINE.items()),
+        **{f"redis_url_{name}": f"redis://{name}:{key[name]}@redis:6379/2" for name in ONLINE},
         "celery_broker_url": f"redis://:{key['redis']}@redis:6379/0",
         "celery_result_backend": f"redis://:{key['redis']}@redis:6379/1",
         "s3_identities.json": json.dumps({"identities": [_identity(bucket, key[bucket]) for bucket in BUCKETS]}),
@@ -43,7 +47,7 @@ def draw(folder: Path) -> None:
         },
     }
     alone = ("postgres_password", "airflow_jwt_secret", "airflow_api_key", "airflow_admin_password", "grafana_password")
-    alone += ("nightjar_pseudonym_key", "nightjar_signing_key")
+    alone += ("nightjar_pseudonym_key", "nightjar_signing_key", "nightjar_serve_keys")
     drawn |= {name: secrets.token_urlsafe(32) for name in alone}
     drawn["airflow_fernet_key"] = base64.urlsafe_b64encode(os.urandom(32)).decode()
     for name, content in drawn.items():

@@ -23,8 +23,8 @@ from pipelines.drop_files import raw_rows, size_and_hash, write_like
 from pipelines.drops import MANIFEST, DeliveredFile, Drop, drop_name
 from pipelines.engine import open_engine
 from pipelines.errors import BadInput, EngineFailure
-from pipelines.feature_store import forget_online
 from pipelines.ingest_log import append_log, current_log, entry
+from pipelines.online_store import forget_online
 from pipelines.pseudonyms import key_id, pseudonym, require_same_key
 from pipelines.publishing import is_as_published, record_erasure
 from pipelines.settings import Settings

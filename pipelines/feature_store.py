@@ -4,9 +4,8 @@ import fcntl
 import importlib
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines import online_store
 from pipelines.crash_points import crash_point
 from pipelines.errors import EngineFailure, InvalidUseCase, MissingPartition
 from pipelines.features import end_of_day, feature_version
@@ -56,8 +56,8 @@ def open_store(settings: Settings, use_case: UseCase) -> "FeatureStore":
 
 
 def open_online(settings: Settings) -> "FeatureStore":
-    """Feast as the nights have left it, for look-ups: nothing is applied."""
-    config = _config(settings)
+    """Feast as the nights have left it, for look-ups: nothing is applied, and nobody waits long for the store."""
+    config = _config(settings, online_store.READ_PATIENCE_S)
     from feast import FeatureStore
 
     return FeatureStore(config=config)
@@ -138,43 +138,24 @@ def materialise(settings: Settings, use_case: UseCase, as_of: date, run_id: str)
                 & {to for _, to in view.materialization_intervals}
             }
             if views:
-                store.materialize(start, end, feature_views=list(views), disable_event_timestamp=False)
+                with online_store.named_errors(settings):
+                    store.materialize(start, end, feature_views=list(views), disable_event_timestamp=False)
                 crash_point("feature_store.after_materialise")
         tables = set(views.values())
         cost.rows = sum(_rows_of(settings, table, as_of) for table in tables)
     return MaterialiseReport(as_of, cost.rows)
 
 
-def forget_online(settings: Settings, join_key: str, value: int) -> int:
-    """Delete every row of an entity from the online store, alone or as part of a key; gives their number."""
-    from feast.infra.key_encoding_utils import deserialize_entity_key
-
-    path, removed = settings.feast_home / "online.db", 0
-    if not path.exists():
-        return 0
-    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as store:
-        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%entity_key%'"
-        for (table,) in store.execute(tables).fetchall():
-            holding = f'SELECT DISTINCT entity_key FROM "{table}" WHERE instr(entity_key, ?)'
-            for (key,) in store.execute(holding, [value.to_bytes(8, "little")]).fetchall():
-                entity = deserialize_entity_key(key, entity_key_serialization_version=3)
-                known = dict(zip(entity.join_keys, entity.entity_values, strict=True))
-                if join_key in known and known[join_key].int64_val == value:
-                    removed += store.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', [key]).rowcount
-        store.execute("VACUUM")  # else the rows stay in the file's free pages
-    return removed
-
-
-def _config(settings: Settings) -> "RepoConfig":
+def _config(settings: Settings, patience_s: float = online_store.WRITE_PATIENCE_S) -> "RepoConfig":
     os.environ.setdefault("FEAST_USAGE", "False")
     from feast import RepoConfig
 
     return RepoConfig(
-        project="nightjar",
+        project=online_store.PROJECT_NAME,
         provider="local",
         registry=str(settings.feast_home / "registry.db"),
         offline_store={"type": "duckdb"},
-        online_store={"type": "sqlite", "path": str(settings.feast_home / "online.db")},
+        online_store=online_store.config(settings, patience_s),
         entity_key_serialization_version=3,
         repo_path=settings.feast_home,
     )

@@ -18,7 +18,7 @@ from pipelines.storage import Location
 DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
 _SHORTEST_KEY, SHORTEST_PASSWORD, _FEWEST_CHARACTERS = 32, 12, 6
-_PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri")
+_PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri", "redis_url")
 _NEEDED = {
     "slack": ("slack_webhook_url",),
     "email": ("smtp_host", "mail_from", "mail_to"),
@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     )
     warehouse_patience_s: float = Field(
         30, ge=0, le=600, description="Seconds for which a warehouse that does not answer is asked again"
+    )
+    redis_url: str = Field(
+        "",
+        repr=False,
+        pattern="^(rediss?://.+)?$",
+        description="redis://…@host:port/number: Feast's online store; empty: SQLite in the home folder",
     )
     mlflow_tracking_uri: str = Field("", repr=False, description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
@@ -172,7 +178,7 @@ class Settings(BaseSettings):
             raise ValueError(f"each key needs {_SHORTEST_KEY} random characters or more")
         return value
 
-    @field_validator("warehouse_url", "mlflow_tracking_uri")
+    @field_validator("warehouse_url", "redis_url", "mlflow_tracking_uri")
     @classmethod
     def _has_no_weak_password(cls, value: str, info: ValidationInfo) -> str:
         password = urlsplit(value).password

@@ -136,11 +136,17 @@ def test_a_worker_knows_no_key_of_airflow_and_nobody_else_can_sign_models():
     ]
     assert know("nightjar_signing_key") == know("warehouse_url_worker") == {"worker"}
     assert know("warehouse_url_owner") == {"setup-warehouse"}
+    assert know("redis_url_online_writer") == {"worker"}
+    assert secrets_of(SERVICES["serve"]).keys() == {
+        "nightjar_serve_keys",
+        "redis_url_online_reader",
+        "warehouse_url_reader",
+    }
     assert know("postgres_password") == know("databases.sql") == {"postgres"}
 
 
 @pytest.mark.attack("S12")
-@pytest.mark.parametrize("name", ["scheduler", "worker", "watch", "setup-warehouse"])
+@pytest.mark.parametrize("name", ["scheduler", "worker", "watch", "serve", "setup-warehouse"])
 def test_what_was_drawn_is_good_enough_to_start(name, drawn, tmp_path, monkeypatch):
     monkeypatch.delenv(f"{PREFIX}DEMO")
     for source, target in secrets_of(SERVICES[name]).items():

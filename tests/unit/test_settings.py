@@ -139,12 +139,21 @@ def test_a_key_of_few_different_characters_is_refused(monkeypatch, key):
 
 
 @pytest.mark.attack("S12")
-@pytest.mark.parametrize("variable", ["NIGHTJAR_WAREHOUSE_URL", "NIGHTJAR_MLFLOW_TRACKING_URI"])
+@pytest.mark.parametrize(
+    ("variable", "scheme"),
+    [
+        ("NIGHTJAR_WAREHOUSE_URL", "postgresql"),
+        ("NIGHTJAR_MLFLOW_TRACKING_URI", "postgresql"),
+        ("NIGHTJAR_REDIS_URL", "rediss"),
+    ],
+)
 @pytest.mark.parametrize("password", ["", "postgres", "aaaaaaaaaaaaaaaa", "12345678901"])
-def test_outside_the_demo_an_address_with_a_weak_password_is_refused_and_not_shown(monkeypatch, variable, password):
+def test_outside_the_demo_an_address_with_a_weak_password_is_refused_and_not_shown(
+    monkeypatch, variable, scheme, password
+):
     for name in ("NIGHTJAR_PSEUDONYM_KEY", "NIGHTJAR_SIGNING_KEY"):
         monkeypatch.setenv(name, SECRET)
-    monkeypatch.setenv(variable, f"postgresql://user_of_ours:{password}@db/nightjar")
+    monkeypatch.setenv(variable, f"{scheme}://user_of_ours:{password}@db/nightjar")
     assert load_settings().demo
     monkeypatch.delenv("NIGHTJAR_DEMO")
     with pytest.raises(InvalidSetting) as refused:
@@ -152,9 +161,9 @@ def test_outside_the_demo_an_address_with_a_weak_password_is_refused_and_not_sho
     assert refused.value.where == f"environment variable {variable}"
     assert "user_of_ours" not in f"{refused.value}{refused.value.__cause__}{refused.value.__cause__!r}"
 
-    monkeypatch.setenv(variable, "postgresql://user_of_ours@db/nightjar")  # it comes by other ways, such as .pgpass
+    monkeypatch.setenv(variable, f"{scheme}://user_of_ours@db/nightjar")  # it comes by other ways, such as .pgpass
     load_settings()
-    monkeypatch.setenv(variable, "postgresql://user_of_ours:5f1c-9d03-aa7e@db/nightjar")
+    monkeypatch.setenv(variable, f"{scheme}://user_of_ours:5f1c-9d03-aa7e@db/nightjar")
     assert "5f1c-9d03-aa7e" not in repr(load_settings())
 
 
