@@ -14,7 +14,8 @@ from postgres import without_warehouse
 from two_nights import fill
 
 from local_stack.servers import LOOPBACK, free_port, start_server, stop_server, wait_until_up
-from pipelines.settings import PROJECT
+from pipelines.serving_app import HEADER
+from pipelines.settings import DEMO_KEY, PROJECT
 
 pytestmark = pytest.mark.deploy
 OBSERVABILITY = PROJECT / "observability"
@@ -38,28 +39,42 @@ def test_every_rule_is_in_the_rules_test_with_and_without_something_to_say():
     assert seen == {(rule["alert"], speaks) for rule in rules for speaks in (True, False)}
 
 
+def start(settings, tmp_path, command):
+    """A command of ours as a server, with the corner shop as a use case."""
+    port = free_port()
+    environment = {"NIGHTJAR_HOME": str(settings.home), "NIGHTJAR_USE_CASES": "shop_of_the_tests"}
+    environment |= {"NIGHTJAR_DEMO": "true"}
+    environment["PYTHONPATH"] = f"{tmp_path}:{PROJECT}:{PROJECT / 'tests'}"
+    command = [sys.executable, "-m", "pipelines.cli", command, "--port", str(port)]
+    return start_server(settings, command[3], command, environment, f"http://{LOOPBACK}:{port}")
+
+
 @pytest.fixture
 def exporter(settings, tmp_path, monkeypatch):
     """`nightjar metrics` over two nights of the corner shop."""
     monkeypatch.setenv("NIGHTJAR_USE_CASES", "shop_of_the_tests")
     (tmp_path / "shop_of_the_tests.py").write_text("from corner_shop import SHOP as USE_CASE\n")
     fill(settings)
-    port = free_port()
-    command = [sys.executable, "-m", "pipelines.cli", "metrics", "--port", str(port)]
-    environment = {"NIGHTJAR_HOME": str(settings.home), "NIGHTJAR_USE_CASES": "shop_of_the_tests"}
-    environment |= {"NIGHTJAR_DEMO": "true"}
-    environment["PYTHONPATH"] = f"{tmp_path}:{PROJECT}:{PROJECT / 'tests'}"
-    server = start_server(settings, "metrics", command, environment, f"http://{LOOPBACK}:{port}")
+    server = start(settings, tmp_path, "metrics")
     yield server
     stop_server(settings, server)
 
 
 @pytest.fixture
-def prometheus(settings, exporter, tmp_path):
-    """A real Prometheus with our rules that asks the exporter every few seconds."""
+def look_up(settings, exporter, tmp_path):
+    """`nightjar serve` over the same nights."""
+    server = start(settings, tmp_path, "serve")
+    yield server
+    stop_server(settings, server)
+
+
+@pytest.fixture
+def prometheus(settings, exporter, look_up, tmp_path):
+    """A real Prometheus with our rules that asks both every few seconds."""
     config = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "5s", "evaluation_interval": "1s"}  # a scrape may take as long
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [exporter.url.removeprefix("http://")]
+    for job, asked in zip(config["scrape_configs"], (exporter, look_up), strict=True):
+        job["static_configs"][0]["targets"] = [asked.url.removeprefix("http://")]
     shutil.copy(OBSERVABILITY / "alerts.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     address = f"{LOOPBACK}:{free_port()}"
@@ -93,8 +108,13 @@ def wait_until(is_so, patience_s=120):
     raise AssertionError("it did not come to pass")
 
 
-def test_a_real_prometheus_reads_the_exporter_and_sees_what_is_wrong(settings, exporter, prometheus):
-    wait_until(lambda: states(prometheus).get("IncidentOpen") == "firing")
+def test_a_real_prometheus_reads_the_exporter_and_sees_what_is_wrong(settings, exporter, look_up, prometheus):
+    def ask_for_a_list():
+        path = f"{look_up.url}/v1/{SHOP.name}/1"
+        return httpx.get(path, headers={HEADER: DEMO_KEY}, trust_env=False).status_code
+
+    wait_until(lambda: ask_for_a_list() == 200)
+    wait_until(lambda: states(prometheus).get("IncidentOpen") == "firing" and "LookUpDown" not in states(prometheus))
     found = states(prometheus)
     assert {name for name, state in found.items() if state == "firing"} == {
         "IncidentOpen",
@@ -110,5 +130,7 @@ def test_a_real_prometheus_reads_the_exporter_and_sees_what_is_wrong(settings, e
             wait_until(lambda asked=expression: ask(prometheus, "query", query=asked)["result"])
 
     with without_warehouse(settings.warehouse):
-        wait_until(lambda: "WarehouseDown" in states(prometheus))
+        wait_until(lambda: ask_for_a_list() == 503 and {"WarehouseDown", "LookUpFails"} <= states(prometheus).keys())
         assert httpx.get(f"{exporter.url}/metrics", trust_env=False).text.splitlines()[-1] == "nightjar_up 0.0"
+    stop_server(settings, look_up)
+    wait_until(lambda: "LookUpDown" in states(prometheus))
