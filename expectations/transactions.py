@@ -48,7 +48,9 @@ HISTORY_BANDS = {
     "sales_usd": _VOLUME,
     "sales_usd_per_basket": Band(1.25, 1.75, is_ratio=True),
     "department_mix_distance": Band(0.12, 0.25),  # total variation distance from the pooled revenue; at most .15
-    "silent_category_lines": Band(20, 20),  # usual lines of a category that has none; at most 17, stone fruit in autumn
+    "silent_category_share": Band(
+        0.006, 0.006
+    ),  # of a category that has none today; at most .0054, stone fruit in autumn
     "sales_usd_zero_share": Band(0.008, 0.04),
     "item_qty_zero_share": Band(0.008, 0.04),
     "retail_discount_usd_zero_share": Band(0.06, 0.09, warn_mads=3, block_mads=4),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from expectations.transactions import Band
 
 HISTORY_DAYS = 56  # eight of each weekday
-SILENT = "silent_category_lines"  # how many lines the largest category without any has on other days like it
+SILENT = "silent_category_share"  # the usual share of lines of the largest category without any on this day
+_FEWEST_LINES = 20  # of a category of fewer usual lines a day may have none by chance
 _AMOUNTS = ("sales_usd", "item_qty", "retail_discount_usd", "coupon_discount_usd", "coupon_match_discount_usd")
 _SAME_WEEKDAY = f"""PARTITION BY measure, dayofweek(business_date) ORDER BY business_date
     RANGE BETWEEN INTERVAL {HISTORY_DAYS} DAY PRECEDING AND INTERVAL 1 DAY PRECEDING"""
@@ -61,7 +62,7 @@ WITH lines AS (SELECT * FROM history UNION ALL BY NAME SELECT * FROM kept), days
     FROM (SELECT business_date FROM days) CROSS JOIN (SELECT DISTINCT product_category FROM sold)
     LEFT JOIN sold USING (business_date, product_category)
 ), silent AS (
-    SELECT business_date, coalesce(max(usual) FILTER (lines = 0), 0) AS usual,
+    SELECT business_date, coalesce(max(usual) FILTER (lines = 0 AND usual > {_FEWEST_LINES}) / sum(usual), 0) AS share,
         arg_max(product_category, (coalesce(usual, 0), product_category)) FILTER (lines = 0) AS product_category
     FROM categories GROUP BY ALL
 ), measured AS (
@@ -71,7 +72,7 @@ WITH lines AS (SELECT * FROM history UNION ALL BY NAME SELECT * FROM kept), days
     UNION ALL SELECT business_date, 'retail_discount_usd_uneven_share', sum(zero) / sum(lines), NULL
         FROM discounted GROUP BY ALL HAVING sum(lines) >= 30
     UNION ALL SELECT business_date, 'department_mix_distance', distance, NULL FROM mix
-    UNION ALL SELECT business_date, '{SILENT}', usual, product_category FROM silent
+    UNION ALL SELECT business_date, '{SILENT}', share, product_category FROM silent
 )
 SELECT business_date, measure, found, subject, coalesce(median(found) OVER same, 0) AS usual,
     coalesce(mad(found) OVER same, 0) AS spread, count(found) OVER same AS known

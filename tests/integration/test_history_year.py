@@ -107,7 +107,7 @@ def test_a_fifth_of_a_column_replaced_by_a_code_is_stopped(connection, column, v
 def test_a_day_without_a_large_category_is_stopped(connection, category):
     missing = f"SELECT product_id FROM products_known WHERE product_category = '{category}'"
     _set_apart(connection, ORDINARY, f"SELECT * FROM lines WHERE product_id NOT IN ({missing})")
-    assert "silent_category_lines" in _stopped_by(connection, ORDINARY)
+    assert "silent_category_share" in _stopped_by(connection, ORDINARY)
 
 
 @pytest.mark.parametrize("factor", ["100", "0.01"])

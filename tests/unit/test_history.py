@@ -155,7 +155,7 @@ def test_sales_that_move_to_other_departments_are_stopped(judge):
 
     # every week product 0 (GROCERY) sells 1, 3 … 49 $ twelve times: 7,500 of 15,300 $; today nothing
     assert checks["department_mix_distance"].observed == "0.4902"
-    assert failures(checks) == {"department_mix_distance": True, "silent_category_lines": True}
+    assert failures(checks) == {"department_mix_distance": True, "silent_category_share": True}
 
 
 def sold(*, eggs, lines=LINES):
@@ -166,8 +166,8 @@ def sold(*, eggs, lines=LINES):
 def test_a_category_that_sells_every_day_and_has_no_line_today_is_stopped_and_named(judge):
     checks = judge(day_of(SUNDAY, **sold(eggs=0)), weeks_before(1, 2, 3, 4, **sold(eggs=21)))[SUNDAY]
 
-    assert failures(checks) == {"silent_category_lines": True}
-    assert checks["silent_category_lines"].observed == "21 (EGGS)"
+    assert failures(checks) == {"silent_category_share": True}
+    assert checks["silent_category_share"].observed == "0.035 (EGGS)"  # 21 of 600 lines
 
 
 @pytest.mark.parametrize(("usual", "today"), [(20, 0), (21, 1)])
@@ -175,6 +175,14 @@ def test_a_category_that_sells_little_or_a_little_may_be_silent_or_low(judge, us
     checks = judge(day_of(SUNDAY, **sold(eggs=today)), weeks_before(1, 2, 3, 4, **sold(eggs=usual)))[SUNDAY]
 
     assert failures(checks) == {}
+
+
+@pytest.mark.parametrize(("usual", "is_stopped"), [(36, False), (37, True)])
+def test_a_category_is_large_by_its_share_however_much_is_sold(judge, usual, is_stopped):
+    before = weeks_before(1, 2, 3, 4, **sold(eggs=usual, lines=6_000))
+    checks = judge(day_of(SUNDAY, **sold(eggs=0, lines=6_000)), before)[SUNDAY]
+
+    assert ("silent_category_share" in failures(checks)) is is_stopped  # .006 of 6,000 lines are 36
 
 
 def test_a_day_in_cents_for_dollars_is_stopped(judge):
