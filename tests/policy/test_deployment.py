@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from pipelines import roles, schema, warehouse
+from pipelines.serving import LookUp
 from pipelines.settings import PREFIX, PROJECT, Settings, load_settings
 from pipelines.telemetry import open_registry
 from pipelines.use_cases import load_use_cases
@@ -69,7 +70,7 @@ def test_every_setting_that_the_kit_gives_exists():
 
 def test_every_variable_of_compose_is_in_the_example():
     used = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", (KIT / "compose.yaml").read_text()))
-    assert used == {name for name in EXAMPLE if not name.startswith(PREFIX)}
+    assert used - NAMES == {name for name in EXAMPLE if not name.startswith(PREFIX)}
 
 
 @pytest.mark.attack("S20")
@@ -145,14 +146,29 @@ def test_a_worker_knows_no_key_of_airflow_and_nobody_else_can_sign_models():
     assert know("postgres_password") == know("databases.sql") == {"postgres"}
 
 
+def test_those_that_page_are_told_where_and_the_others_need_no_channel():
+    told = {
+        name: (service.get("environment") or {}).get(f"{PREFIX}PAGE_CHANNELS") for name, service in SERVICES.items()
+    }
+    assert {name for name, value in told.items() if value} == {"dag-processor", "worker", "watch"}
+    silent = {name for name, service in SERVICES.items() if service.get("env_file")} - {
+        "dag-processor",
+        "worker",
+        "watch",
+    }
+    assert {told[name] for name in silent} == {""}
+
+
 @pytest.mark.attack("S12")
 @pytest.mark.parametrize("name", ["scheduler", "worker", "watch", "serve", "setup-warehouse"])
 def test_what_was_drawn_is_good_enough_to_start(name, drawn, tmp_path, monkeypatch):
     monkeypatch.delenv(f"{PREFIX}DEMO")
+    monkeypatch.setenv(f"{PREFIX}PAGE_CHANNELS", "slack")  # docker/.env reaches all
     for source, target in secrets_of(SERVICES[name]).items():
         (tmp_path / target).write_text((drawn / source).read_text())
     for variable, value in SERVICES[name]["environment"].items():
-        monkeypatch.setenv(variable, str(value).replace("/run/secrets", str(tmp_path)))
+        given = "" if str(value).startswith("${") else str(value)
+        monkeypatch.setenv(variable, given.replace("/run/secrets", str(tmp_path)))
     monkeypatch.setenv(f"{PREFIX}VERIFY_KEY", "ab" * 32)
     assert load_settings().warehouse.startswith("postgresql+psycopg://nightjar_")
     if name == "scheduler":
@@ -191,6 +207,7 @@ def test_the_databases_give_each_login_its_work_and_no_more(drawn, postgres, tmp
             connection.execute(forbidden)
     figures = generate_latest(open_registry(settings["reader"], use_cases)).decode()
     assert "nightjar_up 1.0" in figures  # `nightjar metrics` needs no more than an analyst
+    assert LookUp(settings["reader"], use_cases[0]).newest() is None  # nor does `nightjar serve`
     elsewhere = settings["worker"].warehouse.replace("+psycopg", "").removesuffix("/nightjar") + "/airflow"
     with pytest.raises(psycopg.OperationalError, match="permission denied"):
         psycopg.connect(elsewhere)
