@@ -70,6 +70,7 @@ test-image: $(STAMP) ## builds the image and tries it, as root; it installs Debi
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
 	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks
+	@NIGHTJAR_DEMO=$${NIGHTJAR_DEMO:-true} $(BIN)/python -m benchmarks.night_sizes --sizes 1,10
 
 SBOM := var/sbom.json
 sbom: $(STAMP) ## the bill of materials of what is installed, with licences: var/sbom.json (CycloneDX)

@@ -1,0 +1,182 @@
+"""One part of a night, in this process: a step, what no night can do without, or a way that people use instead.
+
+`python -m benchmarks.night_parts PART DATE RUN_ID` measures it as a step of that name; libraries are imported before.
+"""
+
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import deltalake
+import great_expectations  # noqa: F401  # else the features would pay for its import
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipelines import lake, tables, warehouse
+from pipelines.champion import choose_model
+from pipelines.engine import open_core, open_engine
+from pipelines.features import base_tables, build_features, compute_features, end_of_day, ranges_of
+from pipelines.model import BINARY, within_and_level
+from pipelines.publishing import Force, publish
+from pipelines.scoring import candidates_query, score
+from pipelines.settings import Settings, load_settings
+from pipelines.steps import measured
+from pipelines.training_set import to_matrix
+from pipelines.use_case import UseCase
+from pipelines.use_cases import get_use_case
+
+_BATCH_ROWS = 1_000_000
+_WINDOWS, _DECAYS, _LONG = (7, 14, 28, 56, 84, 168), (14, 30, 90, 180), 168
+Part = Callable[[Settings, UseCase, date, str], object]
+
+
+def sql(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The feature SQL, its rows looked at by nobody."""
+    with measured(settings, "sql", str(as_of), run_id) as cost, open_core(settings, up_to=as_of) as connection:
+        cost.rows = 0
+        with base_tables(connection, use_case, as_of):
+            for table in use_case.feature_tables:
+                for condition in ranges_of(connection, use_case, table, as_of):
+                    rows = compute_features(connection, table, as_of, end_of_day(settings, as_of), condition)
+                    cost.rows += rows.num_rows
+
+
+def predict(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """`Booster.predict` of the champion's components, a million rows at a time; to read these is not measured."""
+    model = _champion(settings, use_case)
+    with open_engine(settings) as connection:
+        for batch in connection.sql(candidates_query(settings, use_case, as_of)).to_arrow_reader(_BATCH_ROWS):
+            matrix = to_matrix(pa.Table.from_batches([batch]), model.features)
+            with measured(settings, "predict", str(as_of), run_id) as cost:
+                for part in model.components:
+                    part.raw(matrix, settings.threads)
+                cost.rows = len(matrix)
+
+
+def publish_anew(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The publication, also where the date is published already."""
+    publish(settings, use_case, as_of, run_id, force=Force("bench", "measured again"))
+
+
+def by_pandas(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """A third of the features of pairs as data frames make them, held against our own."""
+    with measured(settings, "naive_pandas", str(as_of), run_id) as cost:
+        found = _pandas_features(settings, use_case, as_of)
+        cost.rows = len(found)
+    path, _ = lake.require_snapshot(settings.lake, use_case.feature_tables[0].name, as_of)
+    ours = pd.read_parquet(path, columns=[*use_case.keys, *found.columns]).set_index(list(use_case.keys))
+    if not found.index.equals(ours.index) or not np.allclose(found, ours, rtol=1e-4, atol=1e-4):
+        sys.exit("the features of pandas are not ours")
+
+
+def _pandas_features(settings: Settings, use_case: UseCase, as_of: date) -> pd.DataFrame:
+    names = ["business_date", "household_id", "product_id", "item_qty", "sales_usd"]
+    sold = deltalake.DeltaTable(settings.lake.uri_of("core__transactions")).to_pyarrow_table(columns=names)
+    usd = names.index("sales_usd")
+    frame = sold.set_column(usd, "usd", sold.column(usd).cast("float64")).to_pandas(date_as_object=False)
+    frame = frame[frame["business_date"] <= pd.Timestamp(as_of)]
+    products = deltalake.DeltaTable(settings.lake.uri_of("core__products")).to_pandas()
+    products = products[products["business_date"] == products["business_date"].max()]
+    lines = frame.merge(products[["product_id", "product_category"]], on="product_id")
+    lines = lines[lines["product_category"].notna() & ~lines["product_category"].isin(use_case.excluded_items)]
+    lines["age"] = (pd.Timestamp(as_of) - lines["business_date"]).dt.days
+    keys = list(use_case.keys)
+    days = lines.groupby([*keys, "age"], as_index=False).agg(
+        lines=("usd", "size"), qty=("item_qty", "sum"), usd=("usd", "sum")
+    )
+    pairs = days.groupby(keys)["age"].min().clip(upper=_LONG).rename("days_since_purchase").to_frame()
+    for length in _WINDOWS:
+        recent = days[days["age"] < length].groupby(keys)
+        pairs[f"purchase_days_{length}d"] = recent.size()
+        if length in (28, 84):
+            pairs[f"spend_usd_sum_{length}d"] = recent["usd"].sum()
+            pairs[f"item_qty_sum_{length}d"] = recent["qty"].sum()
+    for length in _DECAYS:
+        weighed = days.assign(weight=np.exp(-days["age"] / length))
+        pairs[f"purchase_days_decayed_{length}d"] = weighed.groupby(keys)["weight"].sum()
+    return pairs.fillna(0)
+
+
+def by_pyfunc(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The lists from one frame of all candidates through `mlflow.pyfunc`, held against our own; without reasons."""
+    champion = _champion(settings, use_case)
+    with TemporaryDirectory() as folder:
+        for part in champion.components:
+            mlflow.lightgbm.save_model(part.booster, f"{folder}/{part.name}", pip_requirements=[])
+        with measured(settings, "naive_pyfunc", str(as_of), run_id) as cost:
+            frame = _frame(settings, use_case, as_of)
+            raw = {}
+            for part in champion.components:
+                told = mlflow.pyfunc.load_model(f"{folder}/{part.name}").predict(frame[list(champion.features)])
+                raw[part.name] = np.log(told / (1 - told)) if part.name == BINARY else told
+            entities = frame[use_case.entity].to_numpy()
+            frame["score"] = champion.calibration.apply(within_and_level(raw, champion.weights, entities))
+            first = [True, False, True]
+            ordered = frame.sort_values([use_case.entity, "score", use_case.item], ascending=first)
+            lists = ordered.groupby(use_case.entity).head(use_case.top_n)
+            cost.rows = len(frame)
+    _require_same_lists(settings, use_case, as_of, lists)
+
+
+def _frame(settings: Settings, use_case: UseCase, as_of: date) -> pd.DataFrame:
+    frames = [
+        pd.read_parquet(lake.require_snapshot(settings.lake, table.name, as_of)[0]).drop(
+            columns=["event_timestamp", "created_timestamp"]
+        )
+        for table in use_case.feature_tables
+    ]
+    found = frames[0][~frames[0][use_case.item].isin(use_case.excluded_items)]
+    for table, more in zip(use_case.feature_tables[1:], frames[1:], strict=True):
+        found = found.merge(more, how="left", on=list(table.keys))
+    return found
+
+
+def _require_same_lists(settings: Settings, use_case: UseCase, as_of: date, lists: pd.DataFrame) -> None:
+    table, keys = tables.scores_table(use_case), list(use_case.keys)
+    query = sa.select(table.c[use_case.entity], table.c[use_case.item], table.c.score).where(
+        table.c.score_date == as_of, table.c.score_source != "cold_start"
+    )
+    with warehouse.open_warehouse(settings) as connection:
+        ours = pd.DataFrame(connection.execute(query).all(), columns=[*keys, "score"])
+    both = lists.merge(ours, on=keys)
+    if not len(both) == len(lists) == len(ours) or np.abs(both["score_x"] - both["score_y"]).max() > 1e-9:
+        sys.exit("the lists of pyfunc are not ours")
+
+
+def by_to_sql(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The published rows into an empty SQLite by pandas, without staging, audit or swap."""
+    table = tables.scores_table(use_case)
+    with warehouse.open_warehouse(settings) as connection:
+        found = connection.execute(sa.select(table).where(table.c.score_date == as_of))
+        frame = pd.DataFrame(found.all(), columns=list(found.keys()))
+    with TemporaryDirectory() as folder, measured(settings, "naive_to_sql", str(as_of), run_id) as cost:
+        cost.rows = frame.to_sql(table.name, sa.create_engine(f"sqlite:///{Path(folder) / 'rows.db'}"), index=False)
+    if cost.rows != len(frame):
+        sys.exit("to_sql has not written all rows")
+
+
+def _champion(settings: Settings, use_case: UseCase) -> Any:
+    model = choose_model(settings, use_case).model
+    return model or sys.exit("there is no champion")
+
+
+PARTS: dict[str, Part] = {
+    "sql": sql,
+    "features": build_features,
+    "predict": predict,
+    "scores": score,
+    "publish": publish_anew,
+    "naive_pandas": by_pandas,
+    "naive_pyfunc": by_pyfunc,
+    "naive_to_sql": by_to_sql,
+}
+
+if __name__ == "__main__":
+    here = load_settings()
+    PARTS[sys.argv[1]](here, get_use_case("category_propensity", here), date.fromisoformat(sys.argv[2]), sys.argv[3])
