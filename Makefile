@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+DEPLOY_STAMP := $(VENV)/.deploy
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +16,7 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 # Tests wait for servers half of their time, so one more works than there are cores; each takes up to 2.5 GiB.
 WORKERS := $(shell workers=$$(( $$(nproc) + 1 )); echo $$(( workers < 4 ? workers : 4 )))
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down drill screenshots test test-deploy test-image bench sbom reliability format check docs clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy test-stack test-image bench sbom reliability format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,8 +52,8 @@ drill: $(STAMP) ## break a pipeline of its own on purpose and show the pages tha
 screenshots: $(STAMP) ## take the pictures of the README again, after a run of its own (needs Debian's chromium)
 	@SCREENSHOT_FOLDER=docs/screenshots $(BIN)/python -m pytest -q -m browser tests/browser
 
-test: $(STAMP) check ## lint, types, every test but those that need a browser, a real Prometheus or the image
-	@$(BIN)/python -m pytest -q -m "not browser and not deploy and not image" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: $(STAMP) check ## lint, types, every test but those that need a browser, a real Prometheus, a whole deployment or the image
+	@$(BIN)/python -m pytest -q -m "not browser and not deploy and not stack and not image" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 define install
 	@command -v $(1) | wc -l | grep -qx $(words $(1)) || { \
@@ -63,6 +64,14 @@ endef
 test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
 	$(call install,chromium prometheus redis-server)
 	@$(BIN)/python -m pytest -q -m "browser or deploy"
+
+$(DEPLOY_STAMP): $(STAMP) requirements-deploy.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --require-hashes -r requirements-deploy.txt
+	@touch $@
+
+test-stack: $(DEPLOY_STAMP) ## a night on all that compose.yaml starts, as processes; as root it installs Debian's redis-server
+	$(call install,redis-server)
+	@$(BIN)/python -m pytest -q -m stack
 
 test-image: $(STAMP) ## builds the image and tries it, as root; it installs Debian's buildah, debootstrap and docker-compose
 	$(call install,buildah debootstrap docker-compose)

@@ -69,8 +69,8 @@ class Place:
 
 
 @contextmanager
-def running_object_store(home: Path) -> Iterator[Server]:
-    """A healthy server with an empty data folder below `home`, stopped at the end."""
+def running_object_store(home: Path, *others: dict[str, object]) -> Iterator[Server]:
+    """A healthy server with an empty data folder below `home`, stopped at the end; `others` may use it too."""
     data = home / "data"
     data.mkdir(parents=True)
     identity = {
@@ -79,7 +79,7 @@ def running_object_store(home: Path) -> Iterator[Server]:
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
     known = home / "identities.json"
-    known.write_text(json.dumps({"identities": [identity]}))
+    known.write_text(json.dumps({"identities": [identity, *others]}))
     ports = _free_ports(2 * len(_PORTS))
     command = [str(Path(sys.executable).with_name("weed")), "server", "-s3", f"-dir={data}", f"-s3.config={known}"]
     command += [f"-ip={LOOPBACK}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]

