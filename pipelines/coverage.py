@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 
 from pipelines import tables, warehouse
-from pipelines.errors import DatesNotIngested
+from pipelines.errors import DatesNotIngested, MissingPartition
 from pipelines.settings import Settings
 
 _SHOWN = 5
@@ -23,7 +23,8 @@ def require_unbroken(settings: Settings, *, last: date) -> None:
     """Nothing, when every business date from the first that was ingested to `last` was.
 
     Raises:
-        DatesNotIngested: names the dates that were not.
+        MissingPartition: `last` was not, and perhaps others; names them.
+        DatesNotIngested: `last` was, others were not.
     """
     require_ingested(settings, first=min([*ingested_dates(settings), last]), last=last)
 
@@ -32,14 +33,16 @@ def require_ingested(settings: Settings, *, first: date, last: date) -> None:
     """Nothing, when every business date from `first` to `last` was ingested.
 
     Raises:
-        DatesNotIngested: names the dates that were not.
+        MissingPartition: `last` was not, and perhaps others; names them.
+        DatesNotIngested: `last` was, others were not.
     """
     held = set(ingested_dates(settings))
     wanted = [first + timedelta(days=day) for day in range((last - first).days + 1)]
     missing = [day for day in wanted if day not in held]
     if missing:
         shown = ", ".join(map(str, missing[:_SHOWN])) + (" …" if len(missing) > _SHOWN else "")
-        raise DatesNotIngested(
+        error = DatesNotIngested if last in held else MissingPartition
+        raise error(
             "business dates were not ingested",
             where=f"core__transactions, {first} to {last}",
             expected=f"all of the {len(wanted)} days",

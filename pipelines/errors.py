@@ -113,7 +113,7 @@ class MissingPartition(BadInput, runbook="a-date-is-missing"):
 
 
 class DatesNotIngested(MissingPartition):
-    """Business dates are missing which another run may be about to bring in: a backfill ingests several at once."""
+    """Dates before an ingested one are missing; another run may bring them in: a backfill ingests several at once."""
 
 
 class NothingQuarantined(BadInput, runbook="a-date-is-missing"):
