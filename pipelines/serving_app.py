@@ -97,6 +97,7 @@ def create_app(settings: Settings, use_cases: Sequence[UseCase], clock: Callable
             one.prepare()
         gc.freeze()  # what was imported stays: to look through it again and again would halt every call
         yield
+        gc.unfreeze()
 
     app = FastAPI(title="Nightjar", version="1", docs_url=None, redoc_url=None, lifespan=be_ready)
     registry = CollectorRegistry()

@@ -8,12 +8,14 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 from corner_shop import SHOP
+from fastapi.testclient import TestClient
 from postgres import without_warehouse
 from prometheus_client.parser import text_string_to_metric_families
 from two_nights import NEXT_DAY, fill, note_publication
 
 from pipelines import tables, warehouse
-from pipelines.settings import PROJECT
+from pipelines.serving_app import HEADER, create_app
+from pipelines.settings import DEMO_KEY, PROJECT
 from pipelines.telemetry import GAUGES, open_registry
 
 OBSERVABILITY = PROJECT / "observability"
@@ -111,7 +113,7 @@ def one_cost():
 
 def asked_by(expression):
     """Names of figures and of labels in a PromQL expression of ours."""
-    names = set(re.findall(r"nightjar_\w+", expression))
+    names = set(re.findall(r"nightjar_\w+|\bup(?=\{)", expression))
     labels = set(re.findall(r'(\w+)(?:=~|!=|!~|=)"', expression)) | set(
         re.findall(r"label_values\([^,]+, (\w+)\)", expression)
     )
@@ -133,13 +135,23 @@ def expressions():
     return [*told, *panels, *variables]
 
 
-@pytest.mark.parametrize(("name", "expression", "text"), expressions(), ids=lambda value: value[:40])
-def test_rules_and_dashboard_ask_only_for_figures_and_labels_that_a_scrape_has(home, name, expression, text):
+def scraped_labels(home):
+    """The labels of each figure that Prometheus can know of: of the nights, of the look-up, and its own."""
     from prometheus_client import generate_latest
 
-    labels = {}
-    for family in text_string_to_metric_families(generate_latest(open_registry(home, [SHOP])).decode()):
-        labels[family.name] = {label for sample in family.samples for label in sample.labels}
+    with TestClient(create_app(home, [SHOP], lambda: datetime.now(UTC))) as look_up:
+        assert look_up.get(f"/v1/{SHOP.name}/1", headers={HEADER: DEMO_KEY}).is_success
+        scraped = [generate_latest(open_registry(home, [SHOP])).decode(), look_up.get("/metrics").text]
+    labels = {"up": {"job", "instance"}}
+    for family in (family for text in scraped for family in text_string_to_metric_families(text)):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
+
+
+@pytest.mark.parametrize(("name", "expression", "text"), expressions(), ids=lambda value: value[:40])
+def test_rules_and_dashboard_ask_only_for_figures_and_labels_that_a_scrape_has(home, name, expression, text):
+    labels = scraped_labels(home)
     figures, wanted = asked_by(expression)
     assert figures
     assert figures <= set(labels)
