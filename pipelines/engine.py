@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from pipelines import lake
 from pipelines.contracts import CORE_TABLES, TableContract
-from pipelines.errors import MissingPartition
-from pipelines.settings import Settings
+from pipelines.errors import EngineFailure, MissingPartition
+from pipelines.settings import PREFIX, Settings
 from pipelines.storage import sql_list
 
 Versions = Mapping[str, int | None]
@@ -21,7 +21,11 @@ _SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.date32(): "DATE"}
 
 @contextmanager
 def open_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB that keeps to the settings' memory and threads and reads instants as UTC."""
+    """An in-memory DuckDB that keeps to the settings' memory and threads and reads instants as UTC.
+
+    Raises:
+        EngineFailure: a statement needs more than that memory, though it spills to disk.
+    """
     scratch = settings.home / "scratch"
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{settings.duckdb_memory_limit_mib}MiB",
@@ -31,7 +35,15 @@ def open_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(config=config) as connection:
-        yield connection
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise EngineFailure(
+                "DuckDB needs more memory than it may use",
+                where=f"{PREFIX}DUCKDB_MEMORY_LIMIT_MIB={settings.duckdb_memory_limit_mib}",
+                found=str(error).partition("\n")[0],
+                remedy="raise that limit; what cannot be spilled to disk grows with the entities",
+            ) from error
 
 
 @contextmanager
