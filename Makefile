@@ -97,7 +97,7 @@ docs: $(STAMP) ## write contracts/, docs/kpis.md and the tables of docs/analysts
 	@NIGHTJAR_DEMO=true $(BIN)/nightjar serve --contract > contracts/serving.json
 
 reliability: $(STAMP) ## run every test of a fault or an attack, and write docs/reliability.md
-	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser and not image" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
+	@$(BIN)/python -m pytest -q -m "(fault or attack) and not browser and not stack and not image" --reliability -n $(WORKERS) --dist load --maxschedchunk 1
 
 clean: ## remove what runs and tools left, the environment too
 	rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,19 +1,22 @@
 """What docker/compose.yaml starts, as processes: PostgreSQL, Redis, S3, MLflow, Airflow with two Celery workers.
 
-The same night runs on the embedded default (SQLite, folders, one process) and on the stack, by settings alone. The
-rows that readers see are the same, and nobody is paged.
+The same nights run on the embedded default (SQLite, folders, one process) and on the stack, by settings alone. There,
+the stack is broken in mid-night. The rows that readers see are the same, and nobody is paged.
 """
 
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import date, timedelta
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from compose_stack import WORKERS, administrator, running_stack
+from postgres import without_warehouse
 from young_toy import USE_CASE
 
+from local_stack.servers import family, is_running
 from pipelines import registry, tables, warehouse
 from pipelines.errors import EngineFailure
 from pipelines.features import build_features
@@ -27,11 +30,14 @@ from pipelines.training import train
 
 pytestmark = pytest.mark.stack
 FIRST, TRAINED = date(2017, 1, 15), date(2017, 3, 5)
-NIGHT = TRAINED + timedelta(days=1)
+NIGHTS = [TRAINED + timedelta(days=number) for number in range(1, 5)]
+NIGHT, KILLED_NIGHT, DARK_NIGHT, ORPHAN = NIGHTS
 SCORE, MONITOR = (f"{kind}__{USE_CASE.name}" for kind in ("score", "monitor"))
+AWAY_S = 5
 SOON = {  # what fails is noticed within seconds instead of minutes
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     f"{PREFIX}RETRY_DELAY_S": "1",
+    f"{PREFIX}WAREHOUSE_LOCK_TIMEOUT_S": "5",
     f"{PREFIX}SCHEDULE_END_DATE": "2017-12-31",
     f"{PREFIX}USE_CASES": "young_toy",
 }
@@ -58,7 +64,7 @@ def settings(stack):
 def bring_in(settings):
     """Seven weeks of history, and the champion that learned from them."""
     warehouse.create_tables(settings, [USE_CASE])
-    land(settings, FIRST, NIGHT)
+    land(settings, FIRST, NIGHTS[-1])
     ingest(settings, FIRST, TRAINED, "history")
     registry.set_alias(
         settings, USE_CASE, registry.CHAMPION, train(settings, USE_CASE, TRAINED, "history").model_version
@@ -67,15 +73,18 @@ def bring_in(settings):
 
 @pytest.fixture(scope="module")
 def expected(stack, tmp_path_factory):
-    """The rows of the night as the embedded default publishes them: their hash and number."""
+    """The rows of each night as the embedded default publishes them, one after another: their hash and number."""
     keys = {name: stack.secret(f"nightjar_{name}") for name in ("pseudonym_key", "signing_key")}
     embedded = Settings(home=tmp_path_factory.mktemp("embedded"), demo=True, use_cases=["young_toy"], **keys)
     bring_in(embedded)
-    ingest(embedded, NIGHT, NIGHT, "night")
-    build_features(embedded, USE_CASE, NIGHT, "night")
-    version = score(embedded, USE_CASE, NIGHT, "night").model_version
-    report = publish(embedded, USE_CASE, NIGHT, "night", version)
-    return report.content_hash, report.rows
+    found = {}
+    for night in NIGHTS:
+        ingest(embedded, night, night, "night")
+        build_features(embedded, USE_CASE, night, "night")
+        version = score(embedded, USE_CASE, night, "night").model_version
+        report = publish(embedded, USE_CASE, night, "night", version)
+        found[night] = (report.content_hash, report.rows)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +119,7 @@ def wait_until(is_so, what, patience_s=600):
     """Return what is asked for once there is any; that Airflow does not answer means not yet."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        with suppress(EngineFailure):
+        with suppress(EngineFailure, psutil.Error):
             if found := is_so():
                 return found
         time.sleep(0.3)
@@ -128,6 +137,26 @@ def end_of(airflow, nights, chain=("ingest", SCORE)):
     return {run.state for run in wait_until(ended, f"the end of {nights}")}
 
 
+def worker_of(stack, airflow, dag_id, night, task_id):
+    """The worker that runs a task, once one does."""
+
+    def running():
+        for run in airflow.runs(dag_id, str(night)):
+            path = f"/api/v2/dags/{dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}"
+            title = f"airflow worker -- {airflow.get(path)['id']}"
+            for name in WORKERS:
+                if any(title in " ".join(process.cmdline()) for process in family(stack.servers[name])):
+                    return name
+        return None
+
+    return wait_until(running, f"{task_id} of {night}")
+
+
+def attempts_at(airflow, dag_id, night, task_id):
+    (run,) = airflow.runs(dag_id, str(night))
+    return next(task.attempt for task in airflow.tasks(run) if task.task_id == task_id)
+
+
 def nobody_is_paged(settings):
     state = read_state(settings)
     return not state.open and not state.outbox
@@ -137,7 +166,60 @@ def test_a_night_publishes_the_rows_that_the_embedded_default_publishes(airflow,
     airflow.switch([MONITOR], is_on=True)
     airflow.trigger("ingest", str(NIGHT))
     assert end_of(airflow, [NIGHT], ("ingest", SCORE, MONITOR)) == {"success"}
-    assert published(NIGHT) == expected
-    assert expected[1] > 3000
+    airflow.switch([MONITOR], is_on=False)  # of the other nights it would tell nothing new
+    assert published(NIGHT) == expected[NIGHT]
+    assert expected[NIGHT][1] > 3000
     assert settings.warehouse.startswith("postgresql") and settings.lake.is_remote
+    assert nobody_is_paged(settings)
+
+
+@pytest.mark.fault("F31")
+def test_a_worker_that_is_killed_in_mid_night_costs_a_retry_and_nothing_else(
+    stack, airflow, settings, expected, published
+):
+    airflow.trigger("ingest", str(KILLED_NIGHT))
+    killed = worker_of(stack, airflow, SCORE, KILLED_NIGHT, "score_candidates")
+    stack.kill(killed)
+    assert end_of(airflow, [KILLED_NIGHT]) == {"success"}
+    assert attempts_at(airflow, SCORE, KILLED_NIGHT, "score_candidates") == 2
+    assert published(KILLED_NIGHT) == expected[KILLED_NIGHT]
+    assert nobody_is_paged(settings)
+    stack.start_worker(killed)
+
+
+@pytest.mark.fault("F20")
+@pytest.mark.fault("F21")
+def test_redis_and_warehouse_are_away_and_a_table_is_locked_and_the_night_waits_for_them(
+    stack, airflow, settings, expected, published
+):
+    airflow.trigger("ingest", str(DARK_NIGHT))
+    worker_of(stack, airflow, SCORE, DARK_NIGHT, "build_features")
+    stack.stop("redis")
+    with without_warehouse(stack.postgres.url("nightjar")):
+        time.sleep(AWAY_S)
+    stack.start("redis")
+    if not is_running(stack.servers["scheduler"]):  # it ends without its broker; compose starts it again
+        stack.start("scheduler")
+    with closing(stack.postgres.connect("nightjar")) as other, other.transaction():
+        other.execute(f"LOCK TABLE {USE_CASE.scores_table} IN ACCESS EXCLUSIVE MODE")
+        wait_until(lambda: attempts_at(airflow, SCORE, DARK_NIGHT, "publish_scores") > 1, "the lock's end")
+    assert end_of(airflow, [DARK_NIGHT]) == {"success"}
+    assert published(DARK_NIGHT) == expected[DARK_NIGHT]
+    assert nobody_is_paged(settings)
+
+
+@pytest.mark.fault("F31")
+def test_all_of_airflow_but_the_workers_is_killed_in_mid_night_and_the_night_goes_on_where_it_was(
+    stack, airflow, settings, expected, published
+):
+    airflow.trigger("ingest", str(ORPHAN))
+    worker_of(stack, airflow, SCORE, ORPHAN, "build_features")
+    killed = ("scheduler", "dag-processor", "api-server")
+    for name in killed:
+        stack.kill(name)
+    time.sleep(AWAY_S)
+    for name in killed:
+        stack.start(name)
+    assert end_of(airflow, [ORPHAN]) == {"success"}
+    assert published(ORPHAN) == expected[ORPHAN]
     assert nobody_is_paged(settings)
