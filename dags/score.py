@@ -15,7 +15,8 @@ snapshots `features__*` and `scores__<use case>` in the lake, the online store, 
 **When it fails** Unless `publish_scores` succeeded, nothing of the date is published and readers of
 `scores__<use case>_latest` see the newest earlier date whole. Publishing does not wait for the online store:
 if only `materialise_features` failed, online lookups are a day old and the table is not; if only
-`score_challenger` failed, the challenger lacks a night of comparison. Where the champion cannot be had or is
+`score_challenger` failed, the challenger lacks a night of comparison. Where a date before it is not ingested yet,
+as in a backfill, `build_features` is tried again. Where the champion cannot be had or is
 refused, nothing fails: its last verified copy scores, else a simple rule, and `ops__incidents` says so. The
 log's last lines name the error and the remedy. Clear the failed task once the cause is mended.
 """

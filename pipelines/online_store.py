@@ -48,14 +48,14 @@ def named_errors(settings: Settings) -> Iterator[None]:
 def forget_online(settings: Settings, join_key: str, value: int) -> int:
     """Delete every row of an entity from the online store, alone or as part of a key; gives their number.
 
-    In Redis a row holds the features of one key.
+    In Redis a row holds the features of one key. A file that was in use before Redis is cleaned too.
     """
+    path, removed = settings.feast_home / "online.db", 0
     if settings.redis_url:
         with named_errors(settings):
-            return _forget_in_redis(settings, join_key, value)
-    path, removed = settings.feast_home / "online.db", 0
+            removed = _forget_in_redis(settings, join_key, value)
     if not path.exists():
-        return 0
+        return removed
     with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as store:
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%entity_key%'"
         for (table,) in store.execute(tables).fetchall():
