@@ -115,6 +115,16 @@ def test_a_household_that_is_forgotten_is_gone_and_the_others_stay(shop):
     assert {key for key, value in found.items() if value is None} == {key for key in known if key[0] == gone}
 
 
+def test_a_household_is_forgotten_in_the_file_too_that_was_in_use_before_redis(shop):
+    writer, _ = shop
+    before = writer.model_copy(update={"redis_url": ""})
+    materialise(before, USE_CASE, DAY, "r")
+    gone = next(iter(pairs(writer)))[0]
+
+    forget_online(writer, "household_id", gone)
+    assert forget_online(before, "household_id", gone) == 0
+
+
 def test_a_redis_that_is_away_is_named_and_nobody_waits_for_it(shop):
     writer, _ = shop
     away = writer.model_copy(update={"redis_url": f"redis://{LOOPBACK}:{free_port()}/2"})
