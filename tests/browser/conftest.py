@@ -90,7 +90,7 @@ def published_dates(settings, use_case):
 def wait_for_runs(airflow, use_case):
     """Waits until the chain of each key has ended, and gives the state of each of its runs."""
 
-    def wait_for_runs(keys, patience_s=240):
+    def wait_for_runs(keys, patience_s=600):
         chain = {"ingest", f"score__{use_case.name}", f"monitor__{use_case.name}"}
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:

@@ -17,7 +17,7 @@ from pipelines.landing import land
 from pipelines.settings import Settings
 from pipelines.use_cases import load_use_cases
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 FIRST, LAST = date(2017, 7, 3), date(2017, 11, 12)
 
 

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from pipelines.landing import land
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 DAGS = (
     "bootstrap",
     "deadline",
@@ -85,7 +85,7 @@ def test_a_backfill_over_three_days_publishes_those_dates_and_no_other(
     land(settings, days[0], days[-1])
     until = str(days[-1] + timedelta(days=1))
     airflow_command("backfill", "create", "--dag-id", "ingest", "--from-date", str(first), "--to-date", until)
-    assert wait_for_runs([str(day) for day in days], patience_s=600) == {"success"}
+    assert wait_for_runs([str(day) for day in days], patience_s=1200) == {"success"}
     assert published_dates() == before | set(days)
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from local_stack.airflow_server import VIEWER
 from pipelines.settings import PREFIX
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 NAME = "category_propensity"
 HEADING = "Model health: Category propensity"
 FIRST_CHARTS_MS = 30_000  # the first page of a server waits for the library that draws
