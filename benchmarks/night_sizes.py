@@ -69,7 +69,7 @@ def main(
     root = load_settings().home / "bench"
     home, place = Settings(home=(source or root / "year").resolve()), (work or root / "sizes").resolve()
     file = out.with_suffix(".json") if out else place / "night_sizes.json"
-    before = _read(file)
+    before = read_figures(file)
     found = dict(before)
     for number, size in enumerate(map(int, sizes.split(","))):
         settings = _home_of(home, place, size)
@@ -86,7 +86,8 @@ def main(
         write_block(out, "night_sizes", text)
 
 
-def _read(file: Path) -> dict[int, Costs]:
+def read_figures(file: Path) -> dict[int, Costs]:
+    """What was measured before, by size; nothing where there is no such file."""
     told = json.loads(file.read_text()) if file.exists() else {}
     return {int(size): {part: Cost(**cost) for part, cost in costs.items()} for size, costs in told.items()}
 
