@@ -21,12 +21,13 @@ import sqlalchemy as sa
 from pipelines import lake, tables, warehouse
 from pipelines.champion import choose_model
 from pipelines.engine import open_core, open_engine
-from pipelines.features import base_tables, build_features, compute_features, end_of_day, ranges_of
+from pipelines.features import base_tables, build_features, compute_features, end_of_day, feature_version, ranges_of
 from pipelines.model import BINARY, within_and_level
 from pipelines.publishing import Force, publish
-from pipelines.scoring import candidates_query, score
+from pipelines.scoring import candidates_query, score, scored_versions
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import measured
+from pipelines.storage import sql_list
 from pipelines.training_set import to_matrix
 from pipelines.use_case import UseCase
 from pipelines.use_cases import get_use_case
@@ -62,6 +63,32 @@ def predict(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> 
 def publish_anew(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
     """The publication, also where the date is published already."""
     publish(settings, use_case, as_of, run_id, force=Force("bench", "measured again"))
+
+
+def features_by_dask(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The features, held against those that one process made."""
+    before = feature_version(settings, use_case, as_of)
+    if build_features(settings, use_case, as_of, run_id).feature_version != before:
+        sys.exit("the features of the workers are not ours")
+
+
+def scores_by_dask(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The scores, held against those that one process made."""
+    before = _scores(settings, use_case, as_of)
+    score(settings, use_case, as_of, run_id)
+    if _scores(settings, use_case, as_of) != before:
+        sys.exit("the scores of the workers are not ours")
+
+
+def _scores(settings: Settings, use_case: UseCase, as_of: date) -> object:
+    """Sums over the scores of a date that no two sets of rows share by chance."""
+    table, files = use_case.scores_table, []
+    for day, version in scored_versions(settings, use_case):
+        files += lake.files_where(settings.lake, table, lake.scored_by(day, version)) if day == as_of else []
+    with open_engine(settings) as connection:
+        columns = f"{', '.join(use_case.keys)}, score, rank, reason_1, score_source"
+        query = f"SELECT count(*), sum(hash({columns})::HUGEINT) FROM read_parquet({sql_list(files)})"
+        return connection.sql(query).fetchall()
 
 
 def by_pandas(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
@@ -172,6 +199,8 @@ PARTS: dict[str, Part] = {
     "predict": predict,
     "scores": score,
     "publish": publish_anew,
+    "dask_features": features_by_dask,
+    "dask_scores": scores_by_dask,
     "naive_pandas": by_pandas,
     "naive_pyfunc": by_pyfunc,
     "naive_to_sql": by_to_sql,

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from math import log
@@ -33,17 +34,21 @@ from pipelines.storage import replacing
 NIGHT = date(2017, 12, 17)
 STEPS, UNAVOIDABLE = ("features", "scores", "publish"), ("sql", "predict")
 _NAIVE = ("naive_pandas", "naive_pyfunc", "naive_to_sql")
-_ORDER = ("sql", "features", "predict", "scores", "publish", *_NAIVE)
+_DASK, _WORKERS = ("dask_features", "dask_scores"), 2
+_ORDER = ("sql", "features", "predict", "scores", "publish", *_DASK, *_NAIVE)
 _NAMES = {
     "features": "features: SQL, checks, snapshot",
     "scores": "score: predict, calibrate, rank, reasons",
     "publish": "publish: staging, audit, swap",
     "sql": "the feature SQL alone",
     "predict": "bare `Booster.predict` alone",
+    "dask_features": f"features by {_WORKERS} Dask workers",
+    "dask_scores": f"score by {_WORKERS} Dask workers",
     "naive_pandas": "pandas, a third of the features of pairs",
     "naive_pyfunc": "`mlflow.pyfunc` on one frame, no reasons",
     "naive_to_sql": "`to_sql` of the published rows, no audit",
 }
+_FRAMES_UP_TO = 10  # beyond it the frames of naive ways do not fit into the memory of a small machine
 Costs = Mapping[str, "Cost"]  # by part
 
 
@@ -60,7 +65,7 @@ class Cost:
 def main(
     sizes: Annotated[str, typer.Option(help="How many times the households, ascending")] = "1,10",
     repeats: Annotated[int, typer.Option(help="Runs of each part at the first size; one at the others")] = 3,
-    naive_up_to: Annotated[int, typer.Option(help="Largest size at which frames fit into memory")] = 10,
+    only: Annotated[str, typer.Option(help="Parts to measure; the others keep the figures that they have")] = "",
     source: Annotated[Path | None, typer.Option(help="Home with the year and a champion")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for the larger homes; they are kept")] = None,
     out: Annotated[Path | None, typer.Option(help="Page to write the table into; figures go beside it")] = None,
@@ -73,8 +78,10 @@ def main(
     found = dict(before)
     for number, size in enumerate(map(int, sizes.split(","))):
         settings = _home_of(home, place, size)
-        parts = _ORDER if size <= naive_up_to else tuple(part for part in _ORDER if part not in _NAIVE)
-        found[size] = {part: _measure(home, settings, part, 1 if number else repeats) for part in parts}
+        wanted = only.split(",") if only else _ORDER
+        parts = [part for part in _ORDER if part in wanted and (size <= _FRAMES_UP_TO or part not in _NAIVE)]
+        now = {part: _measure(home, settings, part, 1 if number else repeats) for part in parts}
+        found[size] = {**found.get(size, {}), **now}
         with replacing(file) as unfinished:
             told = {size: {part: asdict(cost) for part, cost in costs.items()} for size, costs in sorted(found.items())}
             unfinished.write_text(json.dumps(told, indent=1) + "\n")
@@ -106,15 +113,33 @@ def _measure(source: Settings, settings: Settings, part: str, repeats: int) -> C
     runs = []
     told = {"HOME": str(settings.home), "MLFLOW_TRACKING_URI": source.mlflow_store, "DEMO": "true"}
     environment = os.environ | {f"{PREFIX}{name}": value for name, value in told.items()}
-    for _ in range(repeats):
-        run_id = uuid4().hex
-        Console(stderr=True).print(f"{settings.home.name}: {part}")
-        subprocess.run(  # noqa: S603  # fixed arguments, no shell
-            [sys.executable, "-m", "benchmarks.night_parts", part, str(NIGHT), run_id], env=environment, check=True
-        )
-        runs.append(_cost(settings, part, run_id))
+    with _engine(part, environment) as engine:
+        for _ in range(repeats):
+            run_id = uuid4().hex
+            Console(stderr=True).print(f"{settings.home.name}: {part}")
+            subprocess.run(  # noqa: S603  # fixed arguments, no shell
+                [sys.executable, "-m", "benchmarks.night_parts", part, str(NIGHT), run_id],
+                env=environment | engine,
+                check=True,
+            )
+            runs.append(_cost(settings, part.removeprefix("dask_"), run_id))
     wall_s, cpu_s, peak_mib = (median(getattr(run, name) for run in runs) for name in ("wall_s", "cpu_s", "peak_mib"))
     return Cost(wall_s, cpu_s, peak_mib, runs[-1].rows)
+
+
+@contextmanager
+def _engine(part: str, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """What the part has to be told of its engine: for those of Dask a cluster of this machine that knows the home."""
+    if part not in _DASK:
+        yield {}
+        return
+    from distributed import LocalCluster
+
+    known = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    with LocalCluster(
+        n_workers=_WORKERS, threads_per_worker=1, memory_limit=None, dashboard_address=None, env=known
+    ) as cluster:
+        yield {f"{PREFIX}ENGINE": "dask", f"{PREFIX}DASK_SCHEDULER": cluster.scheduler_address}
 
 
 def _cost(settings: Settings, part: str, run_id: str) -> Cost:
@@ -132,7 +157,8 @@ def as_markdown(found: Mapping[int, Costs]) -> str:
     sizes = list(found)
     heads = [f"×{size}: {what}" for size in sizes for what in ("s", "CPU s", "MiB")]
     lines = ["| | " + " | ".join([*heads, "exponent"]) + " |", "|---" * (len(heads) + 2) + "|"]
-    for title, parts in (("**a night**", STEPS), ("**what it cannot do without**", UNAVOIDABLE), ("", _NAIVE)):
+    without = "**what it cannot do without**"
+    for title, parts in (("**a night**", STEPS), (without, UNAVOIDABLE), ("", (*_DASK, *_NAIVE))):
         lines += [_line(_NAMES[part], found, (part,)) for part in parts if any(part in found[size] for size in sizes)]
         lines += [_line(title, found, parts)] if title else []
     rows = ", ".join(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pipelines.model import (
     RANKER,
     Calibration,
     Component,
+    Fit,
     Flags,
     Matrix64,
     Reliability,
@@ -65,6 +67,7 @@ def cross_validate(
     missed: Sequence[pa.Table],
     threads: int,
     on_fold: Callable[[int], None] = lambda _: None,
+    fit: Fit | None = None,
 ) -> Validation:
     """Validate on each of the newest `folds` snapshots models that were trained on older ones only.
 
@@ -74,7 +77,7 @@ def cross_validate(
     folds = snapshots[-len(missed) :]
     raw = []
     for number, fold in enumerate(folds, start=1):
-        raw.append(raw_scores(use_case, snapshots, fold, threads))
+        raw.append(raw_scores(use_case, snapshots, fold, threads, fit))
         on_fold(number)
     positive = [fold.positive for fold in folds]
     models = models_of(use_case.training)
@@ -106,22 +109,30 @@ def cross_validate(
     )
 
 
-def raw_scores(use_case: UseCase, snapshots: Sequence[Snapshot], fold: Snapshot, threads: int) -> Raw:
+def raw_scores(
+    use_case: UseCase, snapshots: Sequence[Snapshot], fold: Snapshot, threads: int, fit: Fit | None = None
+) -> Raw:
     """Raw scores of a fold's rows by components that were trained on the snapshots whose labels it may know."""
     older = [one.sampled() for one in snapshots if one.as_of <= last_mature(use_case, fold.as_of)]
-    components = fit_components(use_case, (BINARY, RANKER), older, threads)
+    components = fit_components(use_case, (BINARY, RANKER), older, threads, fit)
     return {part.name: part.raw(fold.matrix, threads) for part in components}
 
 
 def fit_components(
-    use_case: UseCase, weights: Weights | Sequence[str], snapshots: Sequence[Snapshot], threads: int
+    use_case: UseCase,
+    weights: Weights | Sequence[str],
+    snapshots: Sequence[Snapshot],
+    threads: int,
+    fit: Fit | None = None,
 ) -> tuple[Component, ...]:
-    """Components of these names, with their weights where they are given, trained on sampled snapshots."""
+    """Components of these names, with their weights where they are given, trained on sampled snapshots.
+
+    Their trees come from `fit`, else from so many threads of this process.
+    """
+    grow = fit or partial(fit_booster, threads=threads)
     plan, features = use_case.training, use_case.features
     known = weights if isinstance(weights, Mapping) else dict.fromkeys(weights, 1.0)
-    return tuple(
-        Component(name, fit_booster(plan, name, features, snapshots, threads), weight) for name, weight in known.items()
-    )
+    return tuple(Component(name, grow(plan, name, features, snapshots), weight) for name, weight in known.items())
 
 
 def _out_of_fold(sums: Sequence[Matrix64], positive: Sequence[Flags]) -> list[Vector]:

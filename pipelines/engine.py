@@ -15,6 +15,7 @@ from pipelines.settings import PREFIX, Settings
 from pipelines.storage import sql_list
 
 Versions = Mapping[str, int | None]
+Only = tuple[str, str]  # a column, and a condition on it
 NEWEST: Versions = MappingProxyType({})
 _SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.date32(): "DATE"}
 
@@ -47,21 +48,29 @@ def open_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def open_core(settings: Settings, *, up_to: date, versions: Versions = NEWEST) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_core(
+    settings: Settings, *, up_to: date, versions: Versions = NEWEST, only: Only | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """The core tables as views that hold what was known at the end of `up_to`, and nothing later.
 
-    A table in `versions` is read as of that Delta version; none stands for the time before its first write.
+    A table in `versions` is read as of that Delta version; none stands for the time before its first write. `only`
+    names a column, and a condition on it that the rows of all tables fulfil that have the column.
 
     Raises:
         MissingPartition: core__transactions has no partition up to that date.
     """
     with open_engine(settings) as connection:
-        show_core(settings, connection, up_to=up_to, versions=versions)
+        show_core(settings, connection, up_to=up_to, versions=versions, only=only)
         yield connection
 
 
 def show_core(
-    settings: Settings, connection: duckdb.DuckDBPyConnection, *, up_to: date, versions: Versions = NEWEST
+    settings: Settings,
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    up_to: date,
+    versions: Versions = NEWEST,
+    only: Only | None = None,
 ) -> None:
     """Put the core tables as `open_core` shows them into a connection.
 
@@ -72,11 +81,13 @@ def show_core(
         is_written = versions.get(table.name, 0) is not None
         version = versions.get(table.name)
         files = lake.files_of(settings.lake, table.name, last=up_to, version=version) if is_written else []
-        _create_view(connection, table, files, up_to)
+        column, condition = only or ("", "")
+        chosen = condition if column in table.schema.names else "true"
+        _create_view(connection, table, files, up_to, chosen)
 
 
 def _create_view(
-    connection: duckdb.DuckDBPyConnection, table: TableContract, files: Sequence[str], up_to: date
+    connection: duckdb.DuckDBPyConnection, table: TableContract, files: Sequence[str], up_to: date, chosen: str
 ) -> None:
     if not files:
         if table.name == "core__transactions":
@@ -89,5 +100,5 @@ def _create_view(
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} WHERE false")
         return
     rows = f"read_parquet({sql_list(files)}, hive_partitioning = true, hive_types = {{'business_date': DATE}})"
-    newest = f" WHERE business_date = (SELECT max(business_date) FROM {rows})" if table.is_snapshot else ""
-    connection.execute(f"CREATE VIEW {table.name} AS SELECT * FROM {rows}{newest}")
+    newest = f"business_date = (SELECT max(business_date) FROM {rows})" if table.is_snapshot else "true"
+    connection.execute(f"CREATE VIEW {table.name} AS SELECT * FROM {rows} WHERE {newest} AND ({chosen})")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipelines import lake, ledger
 from pipelines.checks import require
+from pipelines.cluster import open_cluster
 from pipelines.coverage import require_unbroken
 from pipelines.crash_points import crash_point
 from pipelines.engine import Versions, open_core
@@ -21,7 +22,7 @@ from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.partitions import WHOLE, entity_ranges, gathered
 from pipelines.scratch import Rows
-from pipelines.settings import Settings
+from pipelines.settings import DASK, Settings
 from pipelines.steps import measured
 from pipelines.use_case import FeatureTable, UseCase
 from pipelines.validation import validate
@@ -83,13 +84,68 @@ def compute_snapshot(
 
     Of many entities some are computed, and audited, at a time; the rows are there until the next table is asked for.
     """
+    if settings.engine == DASK:
+        yield from _by_cluster(settings, use_case, as_of, versions, audit)
+        return
     known_at = end_of_day(settings, as_of)
     with open_core(settings, up_to=as_of, versions=versions) as connection, base_tables(connection, use_case, as_of):
         for table in use_case.feature_tables:
             ranges = ranges_of(connection, use_case, table, as_of)
-            compute = partial(_compute, connection, table, (as_of, known_at), audit)
-            with gathered(settings, ranges, compute) as rows:
+            parts = (compute_features(connection, table, as_of, known_at, condition) for condition in ranges)
+            with gathered(settings, len(ranges), _audited(table, parts, audit)) as rows:
                 yield table, rows
+
+
+def _by_cluster(
+    settings: Settings, use_case: UseCase, as_of: date, versions: Versions, audit: _Audit | None
+) -> Iterator[tuple[FeatureTable, Rows]]:
+    """The same by workers: tables by entity for some entities at a time, from these entities' rows alone."""
+    by_entity = [table for table in use_case.feature_tables if table.keys[0] == use_case.entity]
+    kept: dict[str, list[pa.Table]] = {table.name: [] for table in by_entity}
+    with open_cluster(settings) as cluster:
+        whole = {
+            table.name: cluster.submit(partial(_compute_tables, use_case, (table,), as_of, versions), WHOLE)
+            for table in use_case.feature_tables
+            if table not in by_entity
+        }
+        with open_core(settings, up_to=as_of, versions=versions) as connection:
+            ranges = entity_ranges(
+                connection, "core__transactions", use_case.entity, times=_SOURCE_ROWS, least=cluster.least
+            )
+
+        def first_of_each() -> Iterator[pa.Table]:
+            part = partial(_compute_tables, use_case, tuple(by_entity), as_of, versions)
+            for rows, *others in cluster.map(part, ranges):
+                for table, more in zip(by_entity[1:], others, strict=True):
+                    kept[table.name].append(more)
+                yield rows
+
+        for table in use_case.feature_tables:
+            if table.name in whole:
+                number, parts = 1, iter([cluster.result(whole[table.name])])
+            elif table is by_entity[0]:
+                number, parts = len(ranges), first_of_each()
+            else:
+                number, parts = 1, iter([pa.concat_tables(kept[table.name])])
+            with gathered(settings, number, _audited(table, parts, audit)) as rows:
+                yield table, rows
+
+
+def _compute_tables(
+    use_case: UseCase,
+    tables: Sequence[FeatureTable],
+    as_of: date,
+    versions: Versions,
+    settings: Settings,
+    condition: str,
+) -> list[pa.Table]:
+    """In a worker: the rows of some feature tables for the entities that fulfil a condition."""
+    known_at, only = end_of_day(settings, as_of), (use_case.entity, condition)
+    with (
+        open_core(settings, up_to=as_of, versions=versions, only=only) as connection,
+        base_tables(connection, use_case, as_of),
+    ):
+        return [compute_features(connection, table, as_of, known_at) for table in tables]
 
 
 def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -152,17 +208,11 @@ def ranges_of(
     return entity_ranges(connection, f"({table.source})", use_case.entity, times=_SOURCE_ROWS, given=given)
 
 
-def _compute(
-    connection: duckdb.DuckDBPyConnection,
-    table: FeatureTable,
-    when: tuple[date, datetime],
-    audit: _Audit | None,
-    condition: str,
-) -> pa.Table:
-    rows = compute_features(connection, table, *when, condition)
-    if audit:
-        audit(table, rows)
-    return rows
+def _audited(table: FeatureTable, parts: Iterator[pa.Table], audit: _Audit | None) -> Iterator[pa.Table]:
+    for rows in parts:
+        if audit:
+            audit(table, rows)
+        yield rows
 
 
 def _audit(settings: Settings, use_case: UseCase, as_of: date, table: FeatureTable, rows: pa.Table) -> None:

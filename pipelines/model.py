@@ -1,6 +1,6 @@
 """A model: LightGBM's trees, how their scores are put together and calibrated, and the features that they expect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from pipelines.use_case import TrainingPlan
 
 Flags = NDArray[np.bool_]
 Matrix64 = NDArray[np.float64]
+Fit = Callable[[TrainingPlan, str, Sequence[str], Sequence[Snapshot]], lightgbm.Booster]  # what grows trees
 BINARY, RANKER = "binary", "ranker"
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     BINARY: {"objective": "binary"},
@@ -208,7 +209,7 @@ def fit_booster(
     same share of every list.
     """
     is_ranker = kind == RANKER
-    lists = np.concatenate([_list_lengths(snapshot) for snapshot in snapshots]) if is_ranker else None
+    lists = np.concatenate([list_lengths(snapshot) for snapshot in snapshots]) if is_ranker else None
     data = lightgbm.Dataset(
         np.concatenate([snapshot.matrix for snapshot in snapshots]),
         label=np.concatenate([snapshot.positive for snapshot in snapshots]).astype(np.float64),
@@ -236,7 +237,7 @@ def booster_parameters(plan: TrainingPlan, kind: str, threads: int) -> dict[str,
     }
 
 
-def _list_lengths(snapshot: Snapshot) -> NDArray[np.int64]:
+def list_lengths(snapshot: Snapshot) -> NDArray[np.int64]:
     """Rows of each entity, in the order of the rows, which are sorted by entity first."""
     entities = snapshot.entities
     starts = np.flatnonzero(np.concatenate([[True], entities[1:] != entities[:-1]]))

@@ -3,7 +3,7 @@
 Whatever is ordered by entity has the same rows in the same order whether it is computed at once or range by range.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from itertools import pairwise
@@ -27,15 +27,16 @@ def entity_ranges(
     entity: str,
     *,
     times: float = 1,
+    least: int = 1,
     given: dict[str, date] | None = None,
 ) -> list[str]:
     """SQL conditions on the entity, in its order; each entity there may ever be fulfils exactly one.
 
-    Each selects at most a million rows of the relation (or so many times as much) beside those of its first entity.
-    Where there are no more, the only condition is `true`.
+    Each selects at most a million rows of the relation (or so many times as much) beside those of its first entity,
+    and so few that there are about `least` conditions. Where that is one, it is `true`.
     """
-    limit = round(times * MOST_ROWS)
     ((rows,),) = connection.sql(f"SELECT count(*) FROM {relation}", params=given).fetchall()
+    limit = min(round(times * MOST_ROWS), max(-(-rows // least), 1))
     if rows <= limit:
         return [WHOLE]
     query = f"""
@@ -50,15 +51,15 @@ def entity_ranges(
 
 
 @contextmanager
-def gathered(settings: Settings, ranges: Sequence[str], compute: Callable[[str], pa.Table]) -> Iterator[Rows]:
-    """What is computed for each of the ranges, one behind the other: of one range the table, else rows on disk."""
-    if len(ranges) == 1:
-        yield compute(ranges[0])
+def gathered(settings: Settings, number: int, parts: Iterator[pa.Table]) -> Iterator[Rows]:
+    """So many tables, one behind the other: a single one as it is, else rows on disk."""
+    if number == 1:
+        yield next(parts)
         return
     scratch = settings.home / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch) as folder:
-        yield ScratchRows(Path(folder) / "rows.arrow", map(compute, ranges))
+        yield ScratchRows(Path(folder) / "rows.arrow", parts)
 
 
 def _between(entity: str, first: str | None, end: str | None) -> str:

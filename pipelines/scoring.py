@@ -1,6 +1,7 @@
 """Scoring: every candidate of a night, with a probability and a rank, in the lake."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines import lake, registry
 from pipelines.champion import BASELINE, CACHED, CHAMPION, Chosen, choose_model
+from pipelines.cluster import open_engine_of_parts
 from pipelines.crash_points import crash_point
 from pipelines.engine import open_engine
 from pipelines.errors import ArtifactRefused, BadInput, EngineFailure, NightjarError, NoChampion, SnapshotRefused
@@ -23,13 +25,14 @@ from pipelines.lineage import current_snapshot
 from pipelines.model import Model
 from pipelines.partitions import WHOLE, entity_ranges, gathered
 from pipelines.reasons import REASONS, add_reasons
+from pipelines.scratch import Rows
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list, sql_text
 from pipelines.training_set import Vector, labelled_candidates
 from pipelines.use_case import FeatureTable, UseCase
 
-_Rank = Callable[[str], pa.Table]  # the ranked candidates of the entities that fulfil a condition
+_Rank = Callable[[Settings, str], pa.Table]  # the ranked candidates of the entities that fulfil a condition
 _Fitted = Callable[[Vector], Vector]
 INCIDENTS: dict[type[NightjarError], str] = {
     NoChampion: "no champion",
@@ -74,32 +77,39 @@ def score(
         )
         _require_features(settings, use_case, as_of)
         snapshot_version = feature_version(settings, use_case, as_of)
-        with open_engine(settings) as connection:
-            candidates = f"({candidates_sql(settings, use_case, as_of)})"
-            ranges = entity_ranges(connection, candidates, use_case.entity)
         rank, problem = _ranking(settings, use_case, as_of, chosen, run_id)
-        cost.rows, cost.model_version = 0, chosen.version
-        with popular_lists(settings, use_case, as_of) as fill:
-
-            def compute(condition: str) -> pa.Table:
-                ranked = rank(condition)
-                rows = pa.concat_tables([ranked, fill(ranked, condition)], promote_options="default")
-                cost.rows = (cost.rows or 0) + rows.num_rows
-                return _stamp(rows, as_of, chosen.version, snapshot_version)
-
-            with gathered(settings, ranges, compute) as rows:
-                _require_same(settings, use_case, as_of, snapshot_version)
-                lake.replace_where(
-                    settings.lake,
-                    use_case.scores_table,
-                    rows,
-                    predicate=lake.scored_by(as_of, chosen.version),
-                    partition_by=["as_of", "model_version"],
-                )
+        cost.model_version = chosen.version
+        with _scored(settings, use_case, as_of, rank, (chosen.version, snapshot_version)) as rows:
+            _require_same(settings, use_case, as_of, snapshot_version)
+            lake.replace_where(
+                settings.lake,
+                use_case.scores_table,
+                rows,
+                predicate=lake.scored_by(as_of, chosen.version),
+                partition_by=["as_of", "model_version"],
+            )
+            cost.rows = rows.num_rows
         crash_point("score.after_rows")
         if model_version is None:
             problem = _note(settings, use_case, as_of, chosen, run_id, problem)
     return ScoreReport(as_of, chosen.version, snapshot_version, cost.rows, chosen.source, problem)
+
+
+@contextmanager
+def _scored(
+    settings: Settings, use_case: UseCase, as_of: date, rank: _Rank, versions: tuple[str, str]
+) -> Iterator[Rows]:
+    """The ranked candidates of all entities, and popular items behind them; `versions` of model and features."""
+    candidates = f"({candidates_sql(settings, use_case, as_of)})"
+    with open_engine_of_parts(settings) as engine, popular_lists(settings, use_case, as_of) as fill:
+        with open_engine(settings) as connection:
+            ranges = entity_ranges(connection, candidates, use_case.entity, least=engine.least)
+        parts = (
+            _stamp(pa.concat_tables([ranked, fill(ranked, condition)], promote_options="default"), as_of, *versions)
+            for condition, ranked in zip(ranges, engine.map(rank, ranges), strict=True)
+        )
+        with gathered(settings, len(ranges), parts) as rows:
+            yield rows
 
 
 def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
@@ -201,13 +211,13 @@ def _given(settings: Settings, use_case: UseCase, model_version: str) -> Chosen:
 def _ranking(settings: Settings, use_case: UseCase, as_of: date, chosen: Chosen, run_id: str) -> tuple[_Rank, str]:
     """What ranks the candidates of some entities, and what keeps the rule from it where there is no model."""
     if chosen.model is not None:
-        return partial(_by_model, settings, use_case, as_of, chosen.model, chosen.source), ""
+        return partial(_by_model, use_case, as_of, chosen.model, chosen.source), ""
     probability, problem = _fitted_rule(settings, use_case, as_of, run_id)
-    return partial(_by_rule, settings, use_case, as_of, probability), problem
+    return partial(_by_rule, use_case, as_of, probability), problem
 
 
 def _by_model(
-    settings: Settings, use_case: UseCase, as_of: date, model: Model, source: str, condition: str
+    use_case: UseCase, as_of: date, model: Model, source: str, settings: Settings, condition: str
 ) -> pa.Table:
     """The candidates ranked by the model, with reasons for the first of each list."""
     keys = ", ".join(use_case.keys)
@@ -243,7 +253,7 @@ def _fitted_rule(settings: Settings, use_case: UseCase, as_of: date, run_id: str
 
 
 def _by_rule(
-    settings: Settings, use_case: UseCase, as_of: date, probability: _Fitted | None, condition: str
+    use_case: UseCase, as_of: date, probability: _Fitted | None, settings: Settings, condition: str
 ) -> pa.Table:
     """The candidates ranked by the baseline rule; none where it has no past."""
     now = _with_rule(settings, use_case, as_of, condition if probability else "false")

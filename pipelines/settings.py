@@ -17,6 +17,7 @@ from pipelines.storage import Location
 
 DEMO_KEY = "the demo's key, which everybody knows"
 PREFIX = "NIGHTJAR_"
+DASK = "dask"
 _SHORTEST_KEY, SHORTEST_PASSWORD, _FEWEST_CHARACTERS = 32, 12, 6
 _PRIVATE = ("pseudonym_key", "signing_key", "warehouse_url", "mlflow_tracking_uri", "redis_url")
 _NEEDED = {
@@ -92,6 +93,15 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field("", repr=False, description="MLflow store; empty: SQLite in the home folder")
     business_timezone: str = Field("America/New_York", description="The stores' time zone: splits the days")
     duckdb_memory_limit_mib: int = Field(768, ge=128, le=1_048_576, description="Memory DuckDB may use, MiB")
+    engine: Literal["local", "dask"] = Field(
+        "local", description="What computes features and scores, and grows trees: the step itself, or a Dask cluster"
+    )
+    dask_scheduler: str = Field(
+        "",
+        validate_default=True,
+        pattern=r"^((tcp|tls)://[^/@\s]+:[0-9]+)?$",
+        description="Address of its scheduler, such as tls://dask-scheduler:8786",
+    )
     threads: int = Field(2, ge=1, le=256, description="Threads of DuckDB and LightGBM")
     ingest_chunk_days: int = Field(31, ge=1, le=366, description="Days of a range validated and written at once")
     keep_landing_days: int = _days(400, "Delivered files")
@@ -184,6 +194,13 @@ class Settings(BaseSettings):
         password = urlsplit(value).password
         if password is not None and not info.data.get("demo") and is_guessable(password, SHORTEST_PASSWORD):
             raise ValueError(f"its password needs {SHORTEST_PASSWORD} random characters or more")
+        return value
+
+    @field_validator("dask_scheduler")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("engine") == DASK and not value:
+            raise ValueError(f"{PREFIX}ENGINE={DASK} needs the address of a scheduler")
         return value
 
     @field_validator("page_channels")

@@ -24,6 +24,7 @@ class StepCost:
     rows: int | None = None
     model_version: str | None = None
     peak_mib: float = field(default=0, init=False)
+    cpu_s_elsewhere: float = field(default=0, init=False)
 
 
 _open: list[StepCost] = []  # of the steps that run now, each inside the one before
@@ -52,7 +53,8 @@ def measured(settings: Settings, step: str, partition_key: str, run_id: str) -> 
         finally:
             _note_peak()
             _open.remove(cost)
-            spent = time.perf_counter() - wall, time.process_time() - cpu, cost.peak_mib
+            cpu_s = time.process_time() - cpu + cost.cpu_s_elsewhere
+            spent = time.perf_counter() - wall, cpu_s, cost.peak_mib
             facts = dict(zip(("wall_s", "cpu_s", "peak_memory_mib"), spent, strict=True)) | {
                 "rows": cost.rows,
                 "model_version": cost.model_version,
@@ -89,10 +91,10 @@ def _cause(error: BaseException | None) -> dict[str, str]:
     return {"error": type(error).__name__, **{name: getattr(error, name) for name in told}}
 
 
-def _note_peak() -> None:
-    """Raise the peaks of the open steps to the highest resident memory since the last call, and begin anew.
+def usage() -> tuple[float, float]:
+    """CPU seconds of this process since its start; its highest resident memory since the last call, MiB.
 
-    Where the system cannot begin anew (not Linux) a peak is that of the process so far.
+    Where the system cannot begin anew (not Linux) the latter is that of the process so far.
     """
     try:
         lines = (_PROCESS / "status").read_text().splitlines()
@@ -100,5 +102,15 @@ def _note_peak() -> None:
         (_PROCESS / "clear_refs").write_text("5")
     except (OSError, StopIteration):
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.process_time(), highest
+
+
+def add_usage(cpu_s: float, peak_mib: float) -> None:
+    """Count what other processes did for the open steps; a step's peak is that of its largest process."""
     for cost in _open:
-        cost.peak_mib = max(cost.peak_mib, highest)
+        cost.cpu_s_elsewhere += cpu_s
+        cost.peak_mib = max(cost.peak_mib, peak_mib)
+
+
+def _note_peak() -> None:
+    add_usage(0, usage()[1])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from pipelines import feature_store, lake
+from pipelines.cluster_training import open_fit
 from pipelines.crash_points import crash_point
 from pipelines.cross_validation import cross_validate, fit_components
 from pipelines.lineage import Lineage, TrainedOn, code_version, current_snapshot, training_rows
@@ -49,7 +50,7 @@ def train(
     Raises:
         MissingPartition: a business date that the snapshots need was not ingested.
         LabelsImmature: likewise, for their labels.
-        EngineFailure: the registry is down; the result is kept.
+        EngineFailure: the registry is down, and the result is kept; or the Dask cluster of the settings is.
     """
     with measured(settings, f"train__{use_case.name}", str(as_of), run_id) as cost:
         store = feature_store.open_store(settings, use_case)
@@ -88,11 +89,12 @@ def fit(
     if search_minutes:
         plan = search(use_case, snapshots, missed, settings.threads, search_minutes, progress)
         use_case = use_case.model_copy(update={"training": plan})
-    validation = cross_validate(
-        use_case, snapshots, missed, settings.threads, lambda done: progress("folds", done, folds)
-    )
     sampled = [snapshot.sampled() for snapshot in snapshots]
-    components = fit_components(use_case, validation.weights, sampled, settings.threads)
+    with open_fit(settings) as fit_trees:
+        validation = cross_validate(
+            use_case, snapshots, missed, settings.threads, lambda done: progress("folds", done, folds), fit_trees
+        )
+        components = fit_components(use_case, validation.weights, sampled, settings.threads, fit_trees)
     hashes = [lake.content_hash(training_rows(use_case, snapshot)) for snapshot in sampled]
     lineage = Lineage(
         use_case=use_case.name,

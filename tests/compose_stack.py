@@ -22,7 +22,7 @@ from pipelines.signing import public_key
 
 KIT = PROJECT / "docker"
 SERVICES = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
-PLACES = ("postgres:5432", "redis:6379", "s3:8333", "mlflow:5000", "api-server:8080")
+PLACES = ("postgres:5432", "redis:6379", "s3:8333", "mlflow:5000", "api-server:8080", "dask-scheduler:8786")
 WORKERS = ("worker-1", "worker-2")
 _OF_THE_IMAGE = dict(
     re.findall(r"^(?:ENV)? +([A-Z_]+)=([^\s$]+)(?: \\)?$", (KIT / "Dockerfile").read_text(), re.MULTILINE)
@@ -110,8 +110,15 @@ class Stack:
         found = shutil.which(told[0], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         if found is None:
             raise RuntimeError(f"{told[0]} is missing: make test-stack installs it")
-        more = ["--bind", LOOPBACK, "--port", str(self.port("redis:6379"))] if service == "redis" else []
-        return [found, *told[1:], *more]
+        return [found, *told[1:], *self._here_alone(service)]
+
+    def _here_alone(self, service: str) -> list[str]:
+        """Options that have a server listen on this machine alone, on a port of its own."""
+        if service == "redis":
+            return ["--bind", LOOPBACK, "--port", str(self.port("redis:6379"))]
+        if service == "dask-scheduler":
+            return ["--host", LOOPBACK, "--port", str(self.port("dask-scheduler:8786"))]
+        return ["--host", LOOPBACK] if service == "dask-worker" else []
 
     def _own(self, service: str, name: str) -> Path:
         """A folder of the process, in which are its secrets and no others."""
@@ -137,7 +144,7 @@ class Stack:
 
 @contextmanager
 def running_stack(folder: Path, **chosen: str) -> Iterator[Stack]:
-    """PostgreSQL, Redis, S3, MLflow, Airflow with two workers, as compose.yaml has them; stopped at the end."""
+    """PostgreSQL, Redis, S3, MLflow, Dask, Airflow with two workers, as compose.yaml has them; stopped at the end."""
     stack = Stack(folder, chosen)
     with ExitStack() as undo:
         stack.postgres = undo.enter_context(running_postgres())
@@ -153,7 +160,7 @@ def running_stack(folder: Path, **chosen: str) -> Iterator[Stack]:
         once = {service: stack.begin(service) for service in ("setup-warehouse", "setup-airflow")}
         for process in once.values():
             undo.callback(process.kill)
-        for service in ("redis", "mlflow"):
+        for service in ("redis", "mlflow", "dask-scheduler", "dask-worker"):
             stack.start(service)
         for service, process in once.items():
             stack.end(service, process)

@@ -34,7 +34,7 @@ def words_of(path):
 
 
 def test_all_code_together_can_be_read_in_a_day():
-    assert sum(len(lines_of(path)) - words_of(path) for path in MODULES) < 16650
+    assert sum(len(lines_of(path)) - words_of(path) for path in MODULES) < 17000
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "pipelines").rglob("*.py")), ids=lambda path: path.name)

@@ -68,7 +68,7 @@ def test_entities_may_be_words(settings, file, tmp_path):
 def test_what_is_gathered_are_the_rows_of_every_range_in_order(settings, file):
     ranges = ranges_of(settings, file)
     whole = read(settings, file, WHOLE)
-    with gathered(settings, ranges, lambda one: read(settings, file, one)) as rows:
+    with gathered(settings, len(ranges), (read(settings, file, one) for one in ranges)) as rows:
         assert (rows.num_rows, rows.column_names) == (13, ["household_id", "row"])
         assert rows.to_reader().read_all().equals(whole)
         assert lake.content_hash(rows) == lake.content_hash(whole)
@@ -87,7 +87,8 @@ def test_a_snapshot_in_parts_is_that_of_the_whole(settings, file):
 
     lake.replace_snapshot(settings.lake, "features__t", compute(WHOLE), DAY)
     whole = lake.require_snapshot(settings.lake, "features__t", DAY)
-    with gathered(settings, ranges_of(settings, file), compute) as rows:
+    ranges = ranges_of(settings, file)
+    with gathered(settings, len(ranges), map(compute, ranges)) as rows:
         written = lake.replace_snapshot(settings.lake, "features__parts", rows, DAY)
     parts = lake.require_snapshot(settings.lake, "features__parts", DAY)
 
@@ -100,8 +101,6 @@ def test_an_error_in_one_range_is_that_of_the_whole(settings, file):
     def fail(condition):
         raise ValueError(condition)
 
-    with (
-        pytest.raises(ValueError, match="household_id < "),
-        gathered(settings, ranges_of(settings, file), fail),
-    ):
+    ranges = ranges_of(settings, file)
+    with pytest.raises(ValueError, match="household_id < "), gathered(settings, len(ranges), map(fail, ranges)):
         pass
