@@ -85,7 +85,7 @@ def ingest(settings: Settings, first: date, last: date, run_id: str) -> IngestRe
         cost.rows = kept
     rows_in, _, quarantined, duplicate = (sum(row[name] for row in asked) for name in COUNTS[:4])
     version = lake.version_of(settings.lake, CORE_TRANSACTIONS.name)
-    affected = affected_dates(settings, {*drops.days_between(first, last)}, changed)
+    affected = batch.affected(changed)
     unsettled = tuple(sorted(batch.unsettled))
     days = (last - first).days + 1
     return IngestReport(first, last, days, rows_in, kept, quarantined, duplicate, affected, unsettled, version)
@@ -158,6 +158,17 @@ class _Batch:
                     if file.sha256 not in seen
                 ]
         append_log(self.settings, late, self.run_id)
+
+    def affected(self, changed: Collection[date]) -> tuple[date, ...]:
+        """The dates whose scores must be made anew.
+
+        What another run ingests meanwhile, as in a backfill, is not scored before the dates before it are there: a date
+        that is new does not reach it.
+        """
+        before = {row["business_date"] for row in self.known}
+        new = {day for day in changed if day not in before and min(before, default=day) < day}
+        asked = {*drops.days_between(self.first, self.last)} | _reached(before, new, self.late_days)
+        return affected_dates(self.settings, asked, {*changed} - new)
 
     def _settle(self, first: date, last: date) -> Log:
         delivery = self._delivery(first, last)
@@ -298,11 +309,14 @@ def _kept(counts: Mapping[Any, tuple[int, ...]]) -> set[tuple[Any, ...]]:
 
 def affected_dates(settings: Settings, asked: Set[date], changed: Collection[date]) -> tuple[date, ...]:
     """The dates whose scores must be made anew: those asked for, and the ingested ones that the changed ones reach."""
-    reached: Set[date] = set()
     if changed:
-        reach = max(changed) + timedelta(days=late_window_days(settings))
-        reached = {day for day in ingested_dates(settings) if min(changed) <= day <= reach}
-    return tuple(sorted(asked | reached))
+        asked = asked | _reached(ingested_dates(settings), changed, late_window_days(settings))
+    return tuple(sorted(asked))
+
+
+def _reached(ingested: Collection[date], changed: Collection[date], late_days: int) -> Set[date]:
+    first, last = min(changed, default=date.max), max(changed, default=date.min)
+    return {day for day in ingested if first <= day and (day - last).days <= late_days}
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def dag_arguments(page: str | None, owner: str, *tags: str, patience: timedelta 
         "description": (page or "").strip().partition("\n")[0],
         "start_date": datetime(2017, 1, 1, tzinfo=UTC),
         "catchup": False,
-        "max_active_runs": 1,
+        "max_active_runs": 1,  # nights are held against those before them; of one date no two runs may be at work
         "max_active_tasks": 4,
         "dagrun_timeout": patience,
         "tags": ["nightjar", *tags],

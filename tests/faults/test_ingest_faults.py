@@ -19,7 +19,7 @@ from deliveries import (
     tables_of,
 )
 
-from pipelines import lake
+from pipelines import lake, transactions
 from pipelines.errors import ChecksFailed
 from pipelines.ingest import ingest
 
@@ -286,3 +286,31 @@ def test_products_known_on_a_neighbour_are_known_when_it_is_settled_again(settin
     assert baskets(settings) == [1, 2]
     assert report.affected == (DAY,)
     assert rows_of(settings, "quarantine__transactions") == []
+
+
+@pytest.mark.fault("F16")
+@pytest.mark.parametrize(
+    ("before", "reached"),
+    [((-1,), ()), ((-1, 2), (2,)), ((), (1,))],
+    ids=["its own run", "was there", "nothing before"],
+)
+def test_what_another_run_ingests_meanwhile_is_left_to_that_run_unless_it_could_do_without_the_date(
+    settings, monkeypatch, before, reached
+):
+    for number in (-1, 0, 1, 2):
+        put_day(settings, after(number), a_line(10 + number, after(number)))
+    days(settings, *before)
+    sort_out = transactions.sort_out
+
+    def meanwhile(*given):
+        monkeypatch.setattr(transactions, "sort_out", sort_out)
+        days(settings, 1)
+        return sort_out(*given)
+
+    monkeypatch.setattr(transactions, "sort_out", meanwhile)
+
+    (report,) = days(settings, 0)
+
+    assert report.affected == (DAY, *map(after, reached))
+    assert baskets(settings) == sorted(10 + number for number in {*before, 0, 1})
+    require_sound(settings)
