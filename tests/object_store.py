@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local_stack.servers import LOOPBACK, Server, is_running, start_server, stop_server
+from local_stack.servers import LOOPBACK, Server, family, is_running, recall, start_server, stop_server
 from pipelines.settings import Settings
 from pipelines.storage import Location
 
 ACCESS_KEY, SECRET_KEY = "nightjar-tests", "a-secret-of-the-tests"
+NAME = "seaweedfs"
 _PORTS = ("master", "volume", "filer", "s3")
 
 
@@ -89,14 +91,30 @@ def running_object_store(home: Path, *others: dict[str, object]) -> Iterator[Ser
         command += [f"-{name}.port={http}", f"-{name}.port.grpc={grpc}"]
     url = f"http://{LOOPBACK}:{ports[-2]}"
     settings = Settings(home=home, demo=True)
-    server = start_server(settings, "seaweedfs", command, dict(os.environ), url)
+    server = start_server(settings, NAME, command, dict(os.environ), url)
     try:
         _wait_until_healthy(server)
         yield server
     finally:
-        stop_server(settings, server, patience_s=2)  # its data are thrown away: no need to wait for a clean end
+        # its data are thrown away: no need to wait for a clean end
+        stop_server(settings, recall(settings, NAME) or server, patience_s=2)
         for name, grpc in zip(_PORTS, ports[1::2], strict=True):
             Path(f"/tmp/seaweedfs-{name}-grpc-{grpc}.sock").unlink(missing_ok=True)
+
+
+@contextmanager
+def without_object_store(server: Server) -> Iterator[None]:
+    """The server is killed with all that it holds in memory, and at the end started again over the same folder."""
+    command = psutil.Process(server.pid).cmdline()
+    processes = family(server)
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
+    try:
+        yield
+    finally:  # its master elects itself anew, which takes 15 to 25 seconds
+        home = Settings(home=Path(server.log).parents[1], demo=True)
+        _wait_until_healthy(start_server(home, NAME, command, dict(os.environ), server.url))
 
 
 def client_of(url: str):
@@ -106,7 +124,7 @@ def client_of(url: str):
     return session.client("s3", endpoint_url=url, config=config)
 
 
-def _wait_until_healthy(server: Server, patience_s: float = 60) -> None:
+def _wait_until_healthy(server: Server, patience_s: float = 120) -> None:
     """A bucket can be made, an object written: gateway, filer, master and volume server are all there."""
     client, deadline = client_of(server.url), time.monotonic() + patience_s
     while time.monotonic() < deadline and is_running(server):

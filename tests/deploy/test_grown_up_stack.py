@@ -1,18 +1,25 @@
 """What docker/compose.yaml starts, as processes: PostgreSQL, Redis, S3, MLflow, Airflow with two Celery workers.
 
 The same nights run on the embedded default (SQLite, folders, one process) and on the stack, by settings alone. There,
-the stack is broken in mid-night. The rows that readers see are the same, and nobody is paged.
+the stack is broken in mid-night, and brings in several nights beside each other. The rows that readers see are the
+same, and nobody is paged.
+
+With `BACKFILL_NIGHTS` so many are brought in, first one after another, then as many beside each other, with their
+monitoring, and the seconds are printed.
 """
 
 import os
+import subprocess
 import time
 from contextlib import closing, suppress
 from datetime import date, timedelta
+from itertools import pairwise
 
 import psutil
 import pytest
 import sqlalchemy as sa
 from compose_stack import WORKERS, administrator, running_stack
+from object_store import without_object_store
 from postgres import without_warehouse
 from young_toy import USE_CASE
 
@@ -30,13 +37,17 @@ from pipelines.training import train
 
 pytestmark = pytest.mark.stack
 FIRST, TRAINED = date(2017, 1, 15), date(2017, 3, 5)
-NIGHTS = [TRAINED + timedelta(days=number) for number in range(1, 5)]
-NIGHT, KILLED_NIGHT, DARK_NIGHT, ORPHAN = NIGHTS
+MEASURED = int(os.environ.get("BACKFILL_NIGHTS", "0"))
+TOGETHER = MEASURED or 4
+NIGHTS = [TRAINED + timedelta(days=number) for number in range(1, MEASURED + TOGETHER + 6)]
+ONE_BY_ONE, BACKFILL = NIGHTS[:MEASURED], NIGHTS[MEASURED:-5]
+NIGHT, KILLED_NIGHT, DARK_NIGHT, BARE_NIGHT, ORPHAN = NIGHTS[-5:]
 SCORE, MONITOR = (f"{kind}__{USE_CASE.name}" for kind in ("score", "monitor"))
 AWAY_S = 5
 SOON = {  # what fails is noticed within seconds instead of minutes
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-    f"{PREFIX}RETRY_DELAY_S": "1",
+    f"{PREFIX}RETRY_DELAY_S": "3",
+    f"{PREFIX}RETRIES": "6",  # so soon, so much more often
     f"{PREFIX}WAREHOUSE_LOCK_TIMEOUT_S": "5",
     f"{PREFIX}SCHEDULE_END_DATE": "2017-12-31",
     f"{PREFIX}USE_CASES": "young_toy",
@@ -126,15 +137,17 @@ def wait_until(is_so, what, patience_s=600):
     raise AssertionError(f"waited in vain for {what}")
 
 
-def end_of(airflow, nights, chain=("ingest", SCORE)):
-    """The states of the runs of the nights, once all have ended."""
+def end_of(airflow, nights, chain=("ingest", SCORE), patience_s=600):
+    """The states of the runs of the nights, once all have ended or one has failed."""
+    keys = {str(night) for night in nights}
 
     def ended():
-        runs = [run for night in nights for run in airflow.runs(partition_key=str(night)) if run.dag_id in chain]
+        runs = [run for dag_id in chain for run in airflow.runs(dag_id) if run.partition_key in keys]
         known = {(run.partition_key, run.dag_id) for run in runs}
-        return len(known) == len(chain) * len(nights) and all(run.is_finished for run in runs) and runs
+        is_whole = len(known) == len(chain) * len(nights) and all(run.is_finished for run in runs)
+        return (is_whole or any(run.state == "failed" for run in runs)) and runs
 
-    return {run.state for run in wait_until(ended, f"the end of {nights}")}
+    return {run.state for run in wait_until(ended, f"the end of {nights}", patience_s)}
 
 
 def worker_of(stack, airflow, dag_id, night, task_id):
@@ -160,6 +173,32 @@ def attempts_at(airflow, dag_id, night, task_id):
 def nobody_is_paged(settings):
     state = read_state(settings)
     return not state.open and not state.outbox
+
+
+@pytest.mark.fault("F16")
+def test_nights_that_a_backfill_brings_in_beside_each_other_are_what_they_are_one_after_another(
+    stack, airflow, settings, expected, published, capsys
+):
+    chain = ("ingest", SCORE, MONITOR) if MEASURED else ("ingest", SCORE)
+    airflow.switch([MONITOR], is_on=MONITOR in chain)
+    times = [time.monotonic()]
+    for night in ONE_BY_ONE:
+        airflow.trigger("ingest", str(night))
+        assert end_of(airflow, [night], chain) == {"success"}
+    times.append(time.monotonic())
+    days = ["--from-date", str(BACKFILL[0]), "--to-date", str(BACKFILL[-1] + timedelta(days=1))]
+    command = ["airflow", "backfill", "create", "--dag-id", "ingest", "--max-active-runs", "4", *days]
+    subprocess.run(command, env=stack.variables("dag-processor"), check=True, capture_output=True)
+    assert end_of(airflow, BACKFILL, chain, patience_s=300 * TOGETHER) == {"success"}
+    times.append(time.monotonic())
+    assert {night: published(night) for night in BACKFILL} == {night: expected[night] for night in BACKFILL}
+    assert nobody_is_paged(settings)
+    if MEASURED:
+        alone, together = (later - earlier for earlier, later in pairwise(times))
+        runs = sum(run.partition_key in map(str, BACKFILL) for run in airflow.runs(SCORE))
+        with capsys.disabled():
+            print(f"\n{MEASURED} nights one after another: {alone:.0f} s, beside each other: {together:.0f} s,")
+            print(f"{alone / together:.2f} times as fast; they were scored in {runs} runs")
 
 
 def test_a_night_publishes_the_rows_that_the_embedded_default_publishes(airflow, settings, expected, published):
@@ -198,13 +237,29 @@ def test_redis_and_warehouse_are_away_and_a_table_is_locked_and_the_night_waits_
     with without_warehouse(stack.postgres.url("nightjar")):
         time.sleep(AWAY_S)
     stack.start("redis")
-    if not is_running(stack.servers["scheduler"]):  # it ends without its broker; compose starts it again
-        stack.start("scheduler")
+
+    def is_tried_again():
+        if not is_running(stack.servers["scheduler"]):  # it ends without its broker; compose starts it again
+            stack.start("scheduler")
+        return attempts_at(airflow, SCORE, DARK_NIGHT, "publish_scores") > 1
+
     with closing(stack.postgres.connect("nightjar")) as other, other.transaction():
         other.execute(f"LOCK TABLE {USE_CASE.scores_table} IN ACCESS EXCLUSIVE MODE")
-        wait_until(lambda: attempts_at(airflow, SCORE, DARK_NIGHT, "publish_scores") > 1, "the lock's end")
+        wait_until(is_tried_again, "the lock's end")
     assert end_of(airflow, [DARK_NIGHT]) == {"success"}
     assert published(DARK_NIGHT) == expected[DARK_NIGHT]
+    assert nobody_is_paged(settings)
+
+
+def test_the_object_store_is_killed_in_mid_night_and_the_night_waits_for_it(
+    stack, airflow, settings, expected, published
+):
+    airflow.trigger("ingest", str(BARE_NIGHT))
+    worker_of(stack, airflow, SCORE, BARE_NIGHT, "build_features")
+    with without_object_store(stack.object_store):
+        wait_until(lambda: attempts_at(airflow, SCORE, BARE_NIGHT, "build_features") > 1, "a step that misses it")
+    assert end_of(airflow, [BARE_NIGHT]) == {"success"}
+    assert published(BARE_NIGHT) == expected[BARE_NIGHT]
     assert nobody_is_paged(settings)
 
 
