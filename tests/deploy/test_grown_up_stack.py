@@ -1,4 +1,4 @@
-"""What docker/compose.yaml starts, as processes: PostgreSQL, Redis, S3, MLflow, Airflow with two Celery workers.
+"""What docker/compose.yaml starts, as processes: PostgreSQL, Redis, S3, MLflow, Airflow with two Celery workers, Dask.
 
 The same nights run on the embedded default (SQLite, folders, one process) and on the stack, by settings alone. There,
 the stack is broken in mid-night, and brings in several nights beside each other. The rows that readers see are the
@@ -51,6 +51,7 @@ SOON = {  # what fails is noticed within seconds instead of minutes
     f"{PREFIX}WAREHOUSE_LOCK_TIMEOUT_S": "5",
     f"{PREFIX}SCHEDULE_END_DATE": "2017-12-31",
     f"{PREFIX}USE_CASES": "young_toy",
+    f"{PREFIX}ENGINE": "dask",
 }
 
 
@@ -100,7 +101,7 @@ def expected(stack, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def airflow(stack, expected, settings):
-    bring_in(settings)
+    bring_in(settings.model_copy(update={"engine": "local"}))  # workers grow other trees, as good but not the same
     with administrator(stack) as airflow:
         airflow.wait_until_ready(["ingest", SCORE, MONITOR], patience_s=600)
         airflow.switch(["ingest", SCORE], is_on=True)
@@ -213,13 +214,16 @@ def test_a_night_publishes_the_rows_that_the_embedded_default_publishes(airflow,
 
 
 @pytest.mark.fault("F31")
-def test_a_worker_that_is_killed_in_mid_night_costs_a_retry_and_nothing_else(
+def test_workers_that_are_killed_in_mid_night_cost_a_retry_and_nothing_else(
     stack, airflow, settings, expected, published
 ):
     airflow.trigger("ingest", str(KILLED_NIGHT))
+    worker_of(stack, airflow, SCORE, KILLED_NIGHT, "build_features")
+    max(family(stack.servers["dask-worker"]), key=psutil.Process.create_time).kill()  # one of two: the others go on
     killed = worker_of(stack, airflow, SCORE, KILLED_NIGHT, "score_candidates")
     stack.kill(killed)
     assert end_of(airflow, [KILLED_NIGHT]) == {"success"}
+    assert attempts_at(airflow, SCORE, KILLED_NIGHT, "build_features") == 1
     assert attempts_at(airflow, SCORE, KILLED_NIGHT, "score_candidates") == 2
     assert published(KILLED_NIGHT) == expected[KILLED_NIGHT]
     assert nobody_is_paged(settings)
