@@ -122,7 +122,7 @@ def _by_cluster(
 
         for table in use_case.feature_tables:
             if table.name in whole:
-                number, parts = 1, iter([cluster.result(whole[table.name])])
+                number, parts = 1, iter(cluster.result(whole[table.name]))
             elif table is by_entity[0]:
                 number, parts = len(ranges), first_of_each()
             else:

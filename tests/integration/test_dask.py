@@ -14,14 +14,15 @@ from local_stack.servers import LOOPBACK, free_port
 from pipelines import cluster as clusters
 from pipelines import lake, tables, warehouse
 from pipelines.cluster import open_cluster
-from pipelines.engine import open_engine
+from pipelines.engine import NEWEST, open_engine
 from pipelines.errors import EngineFailure, InvalidSetting
-from pipelines.features import build_features
+from pipelines.features import build_features, compute_snapshot
 from pipelines.lineage import current_snapshot
 from pipelines.scoring import score
 from pipelines.storage import sql_list
 from pipelines.training import fit
 from pipelines.training_set import snapshot_dates
+from pipelines.use_cases.category_propensity import USE_CASE as REFERENCE
 
 pytestmark = pytest.mark.slow
 NIGHT, TRAINED = date(2017, 11, 26), date(2017, 11, 12)
@@ -93,6 +94,16 @@ def test_features_and_scores_of_workers_are_those_of_one_process(local, cluster)
     assert scores(local, scored.model_version).equals(expected_scores)
     assert expected_scores.num_rows > 6000
     assert cpu_seconds(local, "dask") > spent_here + 0.2
+
+
+def test_tables_that_are_not_by_entity_are_those_of_one_process_too(local, cluster):
+    def versions(settings):
+        made = compute_snapshot(settings, REFERENCE, NIGHT, NEWEST)
+        return {table.name: lake.content_hash(rows) for table, rows in made}
+
+    expected = versions(local)
+    assert versions(on(cluster, local)) == expected
+    assert [table.keys[0] for table in REFERENCE.feature_tables] == ["household_id", "household_id", "product_category"]
 
 
 @pytest.mark.parametrize("step", ["features", "scores"])
