@@ -16,7 +16,7 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 # Tests wait for servers half of their time, so one more works than there are cores; each takes up to 2.5 GiB.
 WORKERS := $(shell workers=$$(( $$(nproc) + 1 )); echo $$(( workers < 4 ? workers : 4 )))
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run up down drill screenshots test test-deploy test-stack test-image bench sbom reliability format check docs clean
+.PHONY: help setup lock run up down drill screenshots test test-deploy test-browser test-stack test-image bench sbom reliability format check docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,20 +61,27 @@ define install
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
 endef
 
-test-deploy: $(STAMP) ## the checks in a real browser and a real Prometheus; as root it installs Debian's, else it says so
-	$(call install,chromium prometheus redis-server)
-	@$(BIN)/python -m pytest -q -m "browser or deploy"
+BROWSER_TOOLS := chromium prometheus redis-server
+IMAGE_TOOLS := buildah debootstrap docker-compose
 
 $(DEPLOY_STAMP): $(STAMP) requirements-deploy.txt
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --require-hashes -r requirements-deploy.txt
 	@touch $@
 
-test-stack: $(DEPLOY_STAMP) ## a night on all that compose.yaml starts, as processes; as root it installs Debian's redis-server
+test-deploy: $(DEPLOY_STAMP) ## the three below, two at a time; as root it installs Debian's packages, else it names them
+	$(call install,$(BROWSER_TOOLS) $(IMAGE_TOOLS))
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-stack test-browser test-image
+
+test-browser: $(STAMP) ## the checks in a real browser, a real Prometheus and a real Redis
+	$(call install,$(BROWSER_TOOLS))
+	@$(BIN)/python -m pytest -q -m "browser or deploy"
+
+test-stack: $(DEPLOY_STAMP) ## nights, and what breaks them, on all that compose.yaml starts, as processes
 	$(call install,redis-server)
 	@$(BIN)/python -m pytest -q -m stack
 
-test-image: $(STAMP) ## builds the image and tries it, as root; it installs Debian's buildah, debootstrap and docker-compose
-	$(call install,buildah debootstrap docker-compose)
+test-image: $(STAMP) ## builds the image and tries it, as root
+	$(call install,$(IMAGE_TOOLS))
 	@$(BIN)/python -m pytest -q -m image
 
 bench: $(STAMP) ## seconds and memory of the night, the year's ingest and the training, as a table
