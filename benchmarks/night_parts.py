@@ -20,9 +20,11 @@ import sqlalchemy as sa
 
 from pipelines import lake, tables, warehouse
 from pipelines.champion import choose_model
-from pipelines.engine import open_core, open_engine
-from pipelines.features import base_tables, build_features, compute_features, end_of_day, feature_version, ranges_of
+from pipelines.engine import NEWEST, open_engine
+from pipelines.feature_sql import FeatureSql
+from pipelines.features import build_features, end_of_day, feature_version, ranges_of
 from pipelines.model import BINARY, within_and_level
+from pipelines.partitions import WHOLE, scratch_folder
 from pipelines.publishing import Force, publish
 from pipelines.scoring import candidates_query, score, scored_versions
 from pipelines.settings import Settings, load_settings
@@ -39,13 +41,16 @@ Part = Callable[[Settings, UseCase, date, str], object]
 
 def sql(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
     """The feature SQL, its rows looked at by nobody."""
-    with measured(settings, "sql", str(as_of), run_id) as cost, open_core(settings, up_to=as_of) as connection:
-        cost.rows = 0
-        with base_tables(connection, use_case, as_of):
-            for table in use_case.feature_tables:
-                for condition in ranges_of(connection, use_case, table, as_of):
-                    rows = compute_features(connection, table, as_of, end_of_day(settings, as_of), condition)
-                    cost.rows += rows.num_rows
+    feature_sql = FeatureSql(use_case, as_of, end_of_day(settings, as_of), NEWEST)
+    with measured(settings, "sql", str(as_of), run_id) as cost, scratch_folder(settings) as folder:
+        ranges = ranges_of(settings, feature_sql)
+        if ranges == [WHOLE]:
+            cost.rows = sum(rows.num_rows for rows in feature_sql.whole(settings, WHOLE))
+            return
+        cost.rows, kept = 0, folder / "kept.duckdb"
+        for condition in ranges:
+            cost.rows += sum(rows.num_rows for rows in feature_sql.of_entities(settings, condition, kept))
+        cost.rows += sum(rows.num_rows for rows in feature_sql.from_kept(kept, settings, WHOLE))
 
 
 def predict(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:

@@ -2,27 +2,28 @@
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from pipelines import lake, ledger
 from pipelines.checks import require
-from pipelines.cluster import open_cluster
+from pipelines.cluster import Cluster, Here, open_engine_of_parts
 from pipelines.coverage import require_unbroken
 from pipelines.crash_points import crash_point
 from pipelines.engine import Versions, open_core
+from pipelines.feature_sql import FeatureSql
 from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
-from pipelines.partitions import WHOLE, entity_ranges, gathered
-from pipelines.scratch import Rows
-from pipelines.settings import DASK, Settings
+from pipelines.partitions import WHOLE, entity_ranges, scratch_folder
+from pipelines.scratch import Rows, ScratchRows
+from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.use_case import FeatureTable, UseCase
 from pipelines.validation import validate
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 _Audit = Callable[[FeatureTable, pa.Table], None]
-_SOURCE_ROWS = 4  # a row of features rests on some rows, in the reference data on five to six
+_SOURCE_ROWS = 4  # a row of features rests on some lines, in the reference data on six to seven
 
 
 @dataclass(frozen=True)
@@ -82,70 +83,57 @@ def compute_snapshot(
 ) -> Iterator[tuple[FeatureTable, Rows]]:
     """Each feature table with its rows as of the end of a date, from these versions of the core tables.
 
-    Of many entities some are computed, and audited, at a time; the rows are there until the next table is asked for.
+    Where there are many entities, the tables by entity are computed, and audited, for some of them at a time, from the
+    core rows of these alone. The rows are there until the next table is asked for.
     """
-    if settings.engine == DASK:
-        yield from _by_cluster(settings, use_case, as_of, versions, audit)
-        return
-    known_at = end_of_day(settings, as_of)
-    with open_core(settings, up_to=as_of, versions=versions) as connection, base_tables(connection, use_case, as_of):
+    feature_sql = FeatureSql(use_case, as_of, end_of_day(settings, as_of), versions)
+    audited = audit or (lambda table, rows: None)
+    with open_engine_of_parts(settings) as engine, scratch_folder(settings) as folder:
+        ranges = ranges_of(settings, feature_sql, engine.least)
+        if ranges == [WHOLE]:
+            made = engine.result(engine.submit(feature_sql.whole, WHOLE))
+            rows: Mapping[str, Rows] = _audited(use_case.feature_tables, made, audited)
+        else:
+            rows = _by_ranges(engine, folder, feature_sql, ranges, audited)
         for table in use_case.feature_tables:
-            ranges = ranges_of(connection, use_case, table, as_of)
-            parts = (compute_features(connection, table, as_of, known_at, condition) for condition in ranges)
-            with gathered(settings, len(ranges), _audited(table, parts, audit)) as rows:
-                yield table, rows
+            yield table, rows[table.name]
 
 
-def _by_cluster(
-    settings: Settings, use_case: UseCase, as_of: date, versions: Versions, audit: _Audit | None
-) -> Iterator[tuple[FeatureTable, Rows]]:
-    """The same by workers: tables by entity for some entities at a time, from these entities' rows alone."""
-    by_entity = [table for table in use_case.feature_tables if table.keys[0] == use_case.entity]
-    kept: dict[str, list[pa.Table]] = {table.name: [] for table in by_entity}
-    with open_cluster(settings) as cluster:
-        whole = {
-            table.name: cluster.submit(partial(_compute_tables, use_case, (table,), as_of, versions), WHOLE)
-            for table in use_case.feature_tables
-            if table not in by_entity
+def ranges_of(settings: Settings, feature_sql: FeatureSql, least: int = 1) -> list[str]:
+    """Conditions that choose the entities to compute at a time; of few it is one, that all fulfil."""
+    entity, (as_of, versions) = feature_sql.use_case.entity, (feature_sql.as_of, feature_sql.versions)
+    with open_core(settings, up_to=as_of, versions=versions) as connection:
+        return entity_ranges(connection, "core__transactions", entity, times=_SOURCE_ROWS, least=least)
+
+
+def _by_ranges(
+    engine: Here | Cluster, folder: Path, feature_sql: FeatureSql, ranges: Sequence[str], audit: _Audit
+) -> dict[str, Rows]:
+    """The tables by entity from one range of entities after the other, those that are not by entity from all."""
+    by_entity, of_all, part = feature_sql.by_entity, feature_sql.of_all, feature_sql.of_entities
+    if isinstance(engine, Here):
+        kept = folder / "base_tables.duckdb"
+        part, whole = partial(part, kept=kept), partial(feature_sql.from_kept, kept)
+    else:  # a worker does not see what another one keeps
+        whole = partial(feature_sql.kept_anew, ranges)
+    later = engine.submit(whole, WHOLE) if of_all else None
+    with ExitStack() as open_files:
+        rows = {
+            table.name: open_files.enter_context(ScratchRows(folder / f"{table.name}.arrow")) for table in by_entity
         }
-        with open_core(settings, up_to=as_of, versions=versions) as connection:
-            ranges = entity_ranges(
-                connection, "core__transactions", use_case.entity, times=_SOURCE_ROWS, least=cluster.least
-            )
-
-        def first_of_each() -> Iterator[pa.Table]:
-            part = partial(_compute_tables, use_case, tuple(by_entity), as_of, versions)
-            for rows, *others in cluster.map(part, ranges):
-                for table, more in zip(by_entity[1:], others, strict=True):
-                    kept[table.name].append(more)
-                yield rows
-
-        for table in use_case.feature_tables:
-            if table.name in whole:
-                number, parts = 1, iter(cluster.result(whole[table.name]))
-            elif table is by_entity[0]:
-                number, parts = len(ranges), first_of_each()
-            else:
-                number, parts = 1, iter([pa.concat_tables(kept[table.name])])
-            with gathered(settings, number, _audited(table, parts, audit)) as rows:
-                yield table, rows
+        for made in engine.map(part, ranges):
+            audited = _audited(by_entity, made, audit)
+            while audited:
+                name, some = audited.popitem()
+                rows[name].add(some)
+            del made, some  # else they would be held while the next are computed
+    return rows | (_audited(of_all, engine.result(later), audit) if later else {})
 
 
-def _compute_tables(
-    use_case: UseCase,
-    tables: Sequence[FeatureTable],
-    as_of: date,
-    versions: Versions,
-    settings: Settings,
-    condition: str,
-) -> list[pa.Table]:
-    """In a worker: the rows of some feature tables for the entities that fulfil a condition."""
-    known_at, only = end_of_day(settings, as_of), (use_case.entity, condition)
-    with (
-        open_core(settings, up_to=as_of, versions=versions, only=only) as connection,
-        base_tables(connection, use_case, as_of),
-    ):
-        return [compute_features(connection, table, as_of, known_at) for table in tables]
+def _audited(tables: Sequence[FeatureTable], made: Sequence[pa.Table], audit: _Audit) -> dict[str, pa.Table]:
+    for table, rows in zip(tables, made, strict=True):
+        audit(table, rows)
+    return {table.name: rows for table, rows in zip(tables, made, strict=True)}
 
 
 def feature_version(settings: Settings, use_case: UseCase, as_of: date) -> str:
@@ -163,56 +151,8 @@ def end_of_day(settings: Settings, business_date: date) -> datetime:
     return midnight.astimezone(UTC)
 
 
-@contextmanager
-def base_tables(connection: duckdb.DuckDBPyConnection, use_case: UseCase, as_of: date) -> Iterator[None]:
-    """The use case's base tables, as temporary tables while the context lasts."""
-    for base in use_case.base_tables:
-        connection.execute(f"CREATE TEMP TABLE {base.name} AS {base.sql}", _parameters(base.sql, as_of))
-    yield
-    for base in use_case.base_tables:
-        connection.execute(f"DROP TABLE {base.name}")
-
-
-def compute_features(
-    connection: duckdb.DuckDBPyConnection, table: FeatureTable, as_of: date, known_at: datetime, condition: str = WHOLE
-) -> pa.Table:
-    """The rows of one feature table, ordered by key: timestamps, keys, and every feature as a 32-bit float.
-
-    The condition chooses among the rows that the table is computed from.
-    """
-    keys = ", ".join(table.keys)
-    aggregates = ", ".join(f"{sql} AS {name}" for name, sql in table.aggregates.items())
-    derived = "".join(f", {sql} AS {name}" for name, sql in table.derived.items())
-    stamp = f"TIMESTAMPTZ '{known_at.isoformat()}'"
-    features = ", ".join(f"{name}::FLOAT AS {name}" for name in table.features)
-    query = f"""
-        WITH aggregated AS (SELECT {keys}, {aggregates} FROM ({table.source}) WHERE {condition} GROUP BY {keys}),
-             derived AS (SELECT *{derived} FROM aggregated {table.joins})
-        SELECT {stamp} AS event_timestamp, {stamp} AS created_timestamp, {keys}, {features}
-        FROM derived ORDER BY {keys}
-    """
-    return connection.sql(query, params=_parameters(query, as_of)).to_arrow_table()
-
-
 def _version_over(content_hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(content_hashes).encode()).hexdigest()[:16]
-
-
-def ranges_of(
-    connection: duckdb.DuckDBPyConnection, use_case: UseCase, table: FeatureTable, as_of: date
-) -> Sequence[str]:
-    """Conditions that choose the entities to compute at a time; a table that is not by entity is computed at once."""
-    if table.keys[0] != use_case.entity:
-        return [WHOLE]
-    given = _parameters(table.source, as_of)
-    return entity_ranges(connection, f"({table.source})", use_case.entity, times=_SOURCE_ROWS, given=given)
-
-
-def _audited(table: FeatureTable, parts: Iterator[pa.Table], audit: _Audit | None) -> Iterator[pa.Table]:
-    for rows in parts:
-        if audit:
-            audit(table, rows)
-        yield rows
 
 
 def _audit(settings: Settings, use_case: UseCase, as_of: date, table: FeatureTable, rows: pa.Table) -> None:
@@ -227,7 +167,3 @@ def _audit(settings: Settings, use_case: UseCase, as_of: date, table: FeatureTab
 def _columns_of(expectation: "Expectation") -> list[str]:
     named = expectation.configuration.kwargs
     return [*named.get("column_list", ()), *([named["column"]] if "column" in named else [])]
-
-
-def _parameters(query: str, as_of: date) -> dict[str, date] | None:
-    return {"as_of": as_of} if "$as_of" in query else None

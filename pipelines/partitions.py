@@ -51,15 +51,26 @@ def entity_ranges(
 
 
 @contextmanager
-def gathered(settings: Settings, number: int, parts: Iterator[pa.Table]) -> Iterator[Rows]:
-    """So many tables, one behind the other: a single one as it is, else rows on disk."""
-    if number == 1:
-        yield next(parts)
-        return
+def scratch_folder(settings: Settings) -> Iterator[Path]:
+    """A folder for what does not fit into memory, while the context lasts."""
     scratch = settings.home / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch) as folder:
-        yield ScratchRows(Path(folder) / "rows.arrow", parts)
+        yield Path(folder)
+
+
+@contextmanager
+def gathered(settings: Settings, number: int, parts: Iterator[pa.Table]) -> Iterator[Rows]:
+    """So many tables, one behind the other: a single one as it is, else rows on disk, of which one part is held."""
+    if number == 1:
+        yield next(parts)
+        return
+    with scratch_folder(settings) as folder:
+        with ScratchRows(folder / "rows.arrow") as rows:
+            while (part := next(parts, None)) is not None:
+                rows.add(part)
+                del part
+        yield rows
 
 
 def _between(entity: str, first: str | None, end: str | None) -> str:

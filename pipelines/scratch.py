@@ -1,7 +1,10 @@
 """Rows that do not fit into memory at once: written to disk part by part, read batch by batch or column by column."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 
@@ -9,20 +12,36 @@ _BATCH_ROWS = 250_000
 
 
 class ScratchRows:
-    """The rows of some tables, one behind the other, in a file; equal to a table of the same rows."""
+    """The rows of some tables, one behind the other, in a file; equal to a table of the same rows.
 
-    def __init__(self, file: Path, parts: Iterator[pa.Table]) -> None:
-        """Write the parts, of which there is one at least; only one of them is held at a time."""
+    Tables are added while its context lasts, one at least; the rows can be read after that, as often as one likes.
+    """
+
+    schema: pa.Schema
+
+    def __init__(self, file: Path) -> None:
+        """Nothing is written before the first table."""
         self.folder, self._file, self.num_rows = file.parent, str(file), 0
-        rows = next(parts)
-        self.schema = rows.schema
-        packed = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(self._file, "wb") as sink, pa.ipc.new_file(sink, self.schema, options=packed) as writer:
-            while rows is not None:
-                writer.write_table(rows.cast(self.schema), _BATCH_ROWS)
-                self.num_rows += rows.num_rows
-                del rows
-                rows = next(parts, None)
+        self._writer: pa.RecordBatchFileWriter | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def add(self, rows: pa.Table) -> None:
+        """Write a table behind those before it, in the types of the first."""
+        if self._writer is None:
+            self.schema = rows.schema
+            packed = pa.ipc.IpcWriteOptions(compression="lz4")
+            sink = self._open.enter_context(pa.OSFile(self._file, "wb"))
+            self._writer = self._open.enter_context(pa.ipc.new_file(sink, self.schema, options=packed))
+        self._writer.write_table(rows.cast(self.schema), _BATCH_ROWS)
+        self.num_rows += rows.num_rows
 
     @property
     def column_names(self) -> list[str]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 from pipelines import lake, ledger, registry, tables, warehouse
 from pipelines.contracts import CORE_PRODUCTS, CORE_TRANSACTIONS
 from pipelines.engine import open_core
-from pipelines.features import compute_features, end_of_day
+from pipelines.feature_sql import compute_features
+from pipelines.features import end_of_day
 from pipelines.ingest import COUNTS
 from pipelines.pseudonyms import key_id
 from pipelines.settings import Settings

@@ -46,9 +46,9 @@ def test_features_and_publication_do_not_depend_on_the_number_of_partitions(toy_
     built = build_features(toy_home, USE_CASE, NIGHT, "whole")
     score(toy_home, USE_CASE, NIGHT, "whole")
     whole = publish(toy_home, USE_CASE, NIGHT, "whole")
-    monkeypatch.setattr(partitions, "MOST_ROWS", 900)
-
+    monkeypatch.setattr(partitions, "MOST_ROWS", 90_000)  # four times as many lines: some ranges of the year
     again = build_features(toy_home, USE_CASE, NIGHT, "parts")
+    monkeypatch.setattr(partitions, "MOST_ROWS", 900)
     parts = publish(toy_home, USE_CASE, NIGHT, "parts", force=Force("test", "the same rows in parts"))
 
     assert again == built
