@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from pipelines import ledger, tables
 from pipelines.checks import Check, merged
-from pipelines.engine import open_core, open_engine
+from pipelines.engine import open_core, open_engine, parameters
 from pipelines.fallback import COLD_START
 from pipelines.feature_faults import Move, compare_nights
 from pipelines.ledger import FEATURES
@@ -106,8 +106,14 @@ def expected_of_rows(settings: Settings, use_case: UseCase, as_of: date, rows: p
     where, found = f"{use_case.scores_table}, score_date={as_of}", list[Sequence[Check]]()
     with open_core(settings, up_to=as_of) as connection:
         connection.register("published", rows)
+        offered = f"""
+            SELECT DISTINCT {use_case.item} FROM ({use_case.popular_sql})
+            WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({sql_list(use_case.excluded_items)}::VARCHAR[]))
+        """
+        for name, query in (("offered", offered), ("active", use_case.active_sql)):
+            connection.execute(f"CREATE TEMP TABLE {name} AS {query}", parameters(query, as_of))
         for condition in entity_ranges(connection, "published", use_case.entity, times=_SHARE_IN_A_FRAME):
-            frame = connection.sql(_as_expected(use_case, condition), params={"as_of": as_of}).df()
+            frame = connection.sql(_as_expected(use_case, condition)).df()
             checks = validate(frame, suite, where=where, docs=docs).checks
             docs = docs if all(check.success for check in checks) else None  # the page keeps what was first found
             found.append(checks)
@@ -115,15 +121,13 @@ def expected_of_rows(settings: Settings, use_case: UseCase, as_of: date, rows: p
 
 
 def _as_expected(use_case: UseCase, condition: str) -> str:
-    excluded = f"{sql_list(use_case.excluded_items)}::VARCHAR[]"
     return f"""
         SELECT published.* EXCLUDE ({use_case.entity}), {use_case.entity},
                lag(score, 1, 1.0) OVER listed AS previous_score, lag(rank, 1, 0) OVER listed + 1 AS expected_rank,
-               greatest((SELECT least(count(DISTINCT {use_case.item}), {use_case.top_n}) FROM ({use_case.popular_sql})
-                         WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({excluded})))
+               greatest((SELECT least(count({use_case.item}), {use_case.top_n}) FROM offered)
                         - count(rank) OVER (PARTITION BY {use_case.entity}), 0) AS missing_rows
         FROM (SELECT * FROM published WHERE {condition}) published
-        FULL JOIN (SELECT * FROM ({use_case.active_sql}) WHERE {condition}) USING ({use_case.entity})
+        FULL JOIN (SELECT * FROM active WHERE {condition}) USING ({use_case.entity})
         WINDOW listed AS (PARTITION BY {use_case.entity} ORDER BY rank)
     """
 

@@ -86,6 +86,11 @@ def show_core(
         _create_view(connection, table, files, up_to, chosen)
 
 
+def parameters(query: str, as_of: date) -> dict[str, date] | None:
+    """`$as_of`, for the SQL of a use case that names it; DuckDB takes no parameter that is not named."""
+    return {"as_of": as_of} if "$as_of" in query else None
+
+
 def _create_view(
     connection: duckdb.DuckDBPyConnection, table: TableContract, files: Sequence[str], up_to: date, chosen: str
 ) -> None:

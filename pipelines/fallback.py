@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.isotonic import IsotonicRegression
 
-from pipelines.engine import open_core
+from pipelines.engine import open_core, parameters
 from pipelines.model import Flags
 from pipelines.partitions import WHOLE
 from pipelines.settings import Settings
@@ -48,7 +48,7 @@ def popular_lists(settings: Settings, use_case: UseCase, as_of: date) -> Iterato
     with open_core(settings, up_to=as_of) as connection:
         segments, named = f"SELECT NULL::BIGINT AS {entity}, NULL::VARCHAR AS segment WHERE false", "NULL"
         if use_case.segments_sql:
-            given = {"as_of": as_of} if "$as_of" in use_case.segments_sql else None
+            given = parameters(use_case.segments_sql, as_of)
             columns = connection.sql(use_case.segments_sql, params=given).columns
             dimension = next(name for name in columns if name != entity)
             segments = f"SELECT {entity}, {dimension}::VARCHAR AS segment FROM ({use_case.segments_sql})"
@@ -59,7 +59,7 @@ def popular_lists(settings: Settings, use_case: UseCase, as_of: date) -> Iterato
             WHERE {item}::VARCHAR NOT IN (SELECT unnest({excluded}))
         """
         for name, query in (("popular", popular), ("active", use_case.active_sql), ("segments", segments)):
-            connection.execute(f"CREATE TEMP TABLE {name} AS {query}", {"as_of": as_of} if "$as_of" in query else None)
+            connection.execute(f"CREATE TEMP TABLE {name} AS {query}", parameters(query, as_of))
 
         def fill(ranked: pa.Table, condition: str = WHOLE) -> pa.Table:
             connection.register("ranked", ranked)

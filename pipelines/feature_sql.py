@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipelines.engine import Versions, open_core
+from pipelines.engine import Versions, open_core, parameters
 from pipelines.partitions import scratch_folder
 from pipelines.settings import Settings
 from pipelines.storage import sql_text
@@ -85,7 +85,7 @@ class FeatureSql:
 
     def _create(self, connection: duckdb.DuckDBPyConnection, bases: Sequence[BaseTable]) -> None:
         for base in bases:
-            connection.execute(f"CREATE TEMP TABLE {base.name} AS {base.sql}", _parameters(base.sql, self.as_of))
+            connection.execute(f"CREATE TEMP TABLE {base.name} AS {base.sql}", parameters(base.sql, self.as_of))
 
     def _features(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[FeatureTable]) -> list[pa.Table]:
         return [compute_features(connection, table, self.as_of, self.known_at) for table in tables]
@@ -126,11 +126,7 @@ def compute_features(
         SELECT {stamp} AS event_timestamp, {stamp} AS created_timestamp, {keys}, {features}
         FROM derived ORDER BY {keys}
     """
-    return connection.sql(query, params=_parameters(query, as_of)).to_arrow_table()
-
-
-def _parameters(query: str, as_of: date) -> dict[str, date] | None:
-    return {"as_of": as_of} if "$as_of" in query else None
+    return connection.sql(query, params=parameters(query, as_of)).to_arrow_table()
 
 
 def _words(sql: str) -> set[str]:
