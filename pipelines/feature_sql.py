@@ -65,11 +65,9 @@ class FeatureSql:
             connection.execute(f"ATTACH {sql_text(str(kept))} AS {_KEPT} (READ_ONLY)")
             query = f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{_KEPT}'"
             there = {name for (name,) in connection.sql(query).fetchall()}
-            for base in self._read_by_all(there):
-                if base.name in there:
-                    connection.execute(f"CREATE TEMP VIEW {base.name} AS FROM {_KEPT}.{base.name}")
-                else:
-                    self._create(connection, [base])
+            for name in there:
+                connection.execute(f"CREATE TEMP VIEW {name} AS FROM {_KEPT}.{name}")
+            self._create(connection, [base for base in self._read_by_all(there) if base.name not in there])
             return self._features(connection, self.of_all)
 
     def kept_anew(self, ranges: Sequence[str], settings: Settings, condition: str) -> list[pa.Table]:
@@ -94,10 +92,9 @@ class FeatureSql:
         entity, bases = self.use_case.entity, self.use_case.base_tables
         by_entity = {base.name for base in bases if entity in connection.table(base.name).columns}
         connection.execute(f"ATTACH {sql_text(str(kept))} AS {_KEPT}")
-        for base in self._read_by_all(by_entity):
-            if base.name in by_entity:
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {_KEPT}.{base.name} AS FROM {base.name} LIMIT 0")
-                connection.execute(f"INSERT INTO {_KEPT}.{base.name} FROM {base.name}")
+        for name in by_entity & {base.name for base in self._read_by_all(by_entity)}:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {_KEPT}.{name} AS FROM {name} LIMIT 0")
+            connection.execute(f"INSERT INTO {_KEPT}.{name} FROM {name}")
         connection.execute(f"DETACH {_KEPT}")
 
     def _read_by_all(self, by_entity: Collection[str]) -> list[BaseTable]:

@@ -79,7 +79,7 @@ def definition_of(settings: Settings, use_case: UseCase) -> str:
 
 
 def compute_snapshot(
-    settings: Settings, use_case: UseCase, as_of: date, versions: Versions, audit: _Audit | None = None
+    settings: Settings, use_case: UseCase, as_of: date, versions: Versions, audit: _Audit = lambda table, rows: None
 ) -> Iterator[tuple[FeatureTable, Rows]]:
     """Each feature table with its rows as of the end of a date, from these versions of the core tables.
 
@@ -87,14 +87,13 @@ def compute_snapshot(
     core rows of these alone. The rows are there until the next table is asked for.
     """
     feature_sql = FeatureSql(use_case, as_of, end_of_day(settings, as_of), versions)
-    audited = audit or (lambda table, rows: None)
     with open_engine_of_parts(settings) as engine, scratch_folder(settings) as folder:
         ranges = ranges_of(settings, feature_sql, engine.least)
         if ranges == [WHOLE]:
             made = engine.result(engine.submit(feature_sql.whole, WHOLE))
-            rows: Mapping[str, Rows] = _audited(use_case.feature_tables, made, audited)
+            rows: Mapping[str, Rows] = _audited(use_case.feature_tables, made, audit)
         else:
-            rows = _by_ranges(engine, folder, feature_sql, ranges, audited)
+            rows = _by_ranges(engine, folder, feature_sql, ranges, audit)
         for table in use_case.feature_tables:
             yield table, rows[table.name]
 
