@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
+from feast import FeatureStore, RepoConfig
 
 from pipelines import lake, tables, warehouse
 from pipelines.champion import choose_model
 from pipelines.engine import NEWEST, open_engine
 from pipelines.feature_sql import FeatureSql
+from pipelines.feature_store import join_features, open_store
 from pipelines.features import build_features, end_of_day, feature_version, ranges_of
 from pipelines.model import BINARY, within_and_level
 from pipelines.partitions import WHOLE, scratch_folder
@@ -156,6 +158,44 @@ def by_pyfunc(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -
     _require_same_lists(settings, use_case, as_of, lists)
 
 
+def join(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The features of all candidates at their instant, as a training has them: Feast's join by DuckDB."""
+    store = open_store(settings, use_case)
+    entities = _entities(settings, use_case, as_of)
+    with measured(settings, "join", str(as_of), run_id) as cost:
+        cost.rows = join_features(settings, use_case, store, entities).num_rows
+
+
+def by_feast_dask(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The same by the store that Feast takes for files unless it is told otherwise, held against ours."""
+    ours = open_store(settings, use_case)
+    config = RepoConfig(
+        project=ours.project,
+        provider="local",
+        registry=ours.config.registry.path,
+        offline_store={"type": "dask"},
+        entity_key_serialization_version=3,
+        repo_path=settings.feast_home,
+    )
+    entities = _entities(settings, use_case, as_of)
+    with measured(settings, "naive_feast", str(as_of), run_id) as cost:
+        found = join_features(settings, use_case, FeatureStore(config=config), entities)
+        cost.rows = found.num_rows
+    order = [(name, "ascending") for name in use_case.keys]
+    expected = join_features(settings, use_case, ours, entities).sort_by(order).drop(["event_timestamp"])
+    if not found.sort_by(order).drop(["event_timestamp"]).cast(expected.schema).equals(expected):
+        sys.exit("the features of Feast's dask store are not ours")
+
+
+def _entities(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
+    """The keys of all candidates with the instant at which their features are wanted."""
+    with open_engine(settings) as connection:
+        query = f"SELECT {', '.join(use_case.keys)} FROM ({candidates_query(settings, use_case, as_of)})"
+        keys = connection.sql(query).to_arrow_table()
+    instant = pa.scalar(end_of_day(settings, as_of), pa.timestamp("us", tz="UTC"))
+    return keys.append_column("event_timestamp", pa.repeat(instant, keys.num_rows))
+
+
 def _frame(settings: Settings, use_case: UseCase, as_of: date) -> pd.DataFrame:
     frames = [
         pd.read_parquet(lake.require_snapshot(settings.lake, table.name, as_of)[0]).drop(
@@ -202,6 +242,7 @@ PARTS: dict[str, Part] = {
     "sql": sql,
     "features": build_features,
     "predict": predict,
+    "join": join,
     "scores": score,
     "publish": publish_anew,
     "dask_features": features_by_dask,
@@ -209,6 +250,7 @@ PARTS: dict[str, Part] = {
     "naive_pandas": by_pandas,
     "naive_pyfunc": by_pyfunc,
     "naive_to_sql": by_to_sql,
+    "naive_feast": by_feast_dask,
 }
 
 if __name__ == "__main__":

@@ -33,9 +33,8 @@ from pipelines.storage import replacing
 
 NIGHT = date(2017, 12, 17)
 STEPS, UNAVOIDABLE = ("features", "scores", "publish"), ("sql", "predict")
-_NAIVE = ("naive_pandas", "naive_pyfunc", "naive_to_sql")
+_NAIVE = ("naive_pandas", "naive_pyfunc", "naive_to_sql", "naive_feast")
 _DASK, _WORKERS = ("dask_features", "dask_scores"), 2
-_ORDER = ("sql", "features", "predict", "scores", "publish", *_DASK, *_NAIVE)
 _NAMES = {
     "features": "features: SQL, checks, snapshot",
     "scores": "score: predict, calibrate, rank, reasons",
@@ -44,11 +43,14 @@ _NAMES = {
     "predict": "bare `Booster.predict` alone",
     "dask_features": f"features by {_WORKERS} Dask workers",
     "dask_scores": f"score by {_WORKERS} Dask workers",
+    "join": "a date of a training set: Feast's join by DuckDB",
     "naive_pandas": "pandas, a third of the features of pairs",
     "naive_pyfunc": "`mlflow.pyfunc` on one frame, no reasons",
     "naive_to_sql": "`to_sql` of the published rows, no audit",
+    "naive_feast": "Feast's join by its dask store",
 }
-_FRAMES_UP_TO = 10  # beyond it the frames of naive ways do not fit into the memory of a small machine
+_AT_ONCE, _AT_ONCE_UP_TO = ("join", *_NAIVE), 10  # beyond it they do not fit into the memory of a small machine
+_ORDER = ("sql", "features", "predict", "scores", "publish", *_DASK, *_AT_ONCE)
 Costs = Mapping[str, "Cost"]  # by part
 
 
@@ -79,7 +81,7 @@ def main(
     for number, size in enumerate(map(int, sizes.split(","))):
         settings = _home_of(home, place, size)
         wanted = only.split(",") if only else _ORDER
-        parts = [part for part in _ORDER if part in wanted and (size <= _FRAMES_UP_TO or part not in _NAIVE)]
+        parts = [part for part in _ORDER if part in wanted and (size <= _AT_ONCE_UP_TO or part not in _AT_ONCE)]
         now = {part: _measure(home, settings, part, 1 if number else repeats) for part in parts}
         found[size] = {**found.get(size, {}), **now}
         with replacing(file) as unfinished:
@@ -158,7 +160,7 @@ def as_markdown(found: Mapping[int, Costs]) -> str:
     heads = [f"×{size}: {what}" for size in sizes for what in ("s", "CPU s", "MiB")]
     lines = ["| | " + " | ".join([*heads, "exponent"]) + " |", "|---" * (len(heads) + 2) + "|"]
     without = "**what it cannot do without**"
-    for title, parts in (("**a night**", STEPS), (without, UNAVOIDABLE), ("", (*_DASK, *_NAIVE))):
+    for title, parts in (("**a night**", STEPS), (without, UNAVOIDABLE), ("", (*_DASK, *_AT_ONCE))):
         lines += [_line(_NAMES[part], found, (part,)) for part in parts if any(part in found[size] for size in sizes)]
         lines += [_line(title, found, parts)] if title else []
     rows = ", ".join(
