@@ -122,10 +122,9 @@ def _by_ranges(
         }
         for made in engine.map(part, ranges):
             audited = _audited(by_entity, made, audit)
-            while audited:
-                name, some = audited.popitem()
-                rows[name].add(some)
-            del made, some  # else they would be held while the next are computed
+            del made  # else a part would be held while the next is computed
+            for name in list(audited):
+                rows[name].add(audited.pop(name))
     return rows | (_audited(of_all, engine.result(later), audit) if later else {})
 
 
