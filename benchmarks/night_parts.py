@@ -22,7 +22,7 @@ from feast import FeatureStore, RepoConfig
 from pipelines import lake, tables, warehouse
 from pipelines.champion import choose_model
 from pipelines.engine import NEWEST, open_engine
-from pipelines.feature_sql import FeatureSql
+from pipelines.feature_sql import FeatureSql, keep
 from pipelines.feature_store import join_features, open_store
 from pipelines.features import build_features, end_of_day, feature_version, ranges_of
 from pipelines.model import BINARY, within_and_level
@@ -51,8 +51,10 @@ def sql(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None
             return
         cost.rows, kept = 0, folder / "kept.duckdb"
         for condition in ranges:
-            cost.rows += sum(rows.num_rows for rows in feature_sql.of_entities(settings, condition, kept))
-        cost.rows += sum(rows.num_rows for rows in feature_sql.from_kept(kept, settings, WHOLE))
+            made, base_tables = feature_sql.of_entities(settings, condition)
+            keep(settings, kept, base_tables)
+            cost.rows += sum(rows.num_rows for rows in made)
+        cost.rows += sum(rows.num_rows for rows in feature_sql.of_kept(settings, kept))
 
 
 def predict(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:

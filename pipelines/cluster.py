@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines import steps
@@ -34,14 +33,6 @@ class Here:
     def map(self, part: _Part[_T], conditions: Sequence[str]) -> Iterator[_T]:
         """What the function gives for each condition, in order."""
         return (part(self._settings, condition) for condition in conditions)
-
-    def submit(self, part: _Part[_T], condition: str) -> Callable[[], _T]:
-        """Leave a part until its result is asked for."""
-        return partial(part, self._settings, condition)
-
-    def result(self, later: Callable[[], _T]) -> _T:
-        """What a part gives."""
-        return later()
 
 
 class Cluster:

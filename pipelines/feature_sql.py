@@ -1,7 +1,7 @@
 """The SQL of a use case's features, run over the core rows of some entities or of all."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -9,13 +9,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipelines.engine import Versions, open_core, parameters
-from pipelines.partitions import scratch_folder
+from pipelines.engine import Versions, open_core, open_engine, parameters
 from pipelines.settings import Settings
 from pipelines.storage import sql_text
 from pipelines.use_case import BaseTable, FeatureTable, UseCase
 
-_KEPT = "kept_base_tables"  # a file of DuckDB, and its name there
+_KEPT = "kept_base_tables"  # a file of DuckDB, as others know it
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,20 @@ class FeatureSql:
             self._create(connection, self.use_case.base_tables)
             return self._features(connection, self.use_case.feature_tables)
 
-    def of_entities(self, settings: Settings, condition: str, kept: Path | None = None) -> list[pa.Table]:
+    def of_entities(self, settings: Settings, condition: str) -> tuple[list[pa.Table], dict[str, pa.Table]]:
         """The rows of the tables by entity for the entities that fulfil a condition.
 
-        What the tables of all entities read of their base tables is added to the file `kept`.
+        With them come those of their base tables that the tables of all entities read, by name.
         """
-        only = self.use_case.entity, condition
-        with open_core(settings, up_to=self.as_of, versions=self.versions, only=only) as connection:
-            self._create(connection, self.use_case.base_tables)
-            if kept:
-                self._keep(connection, kept)
-            return self._features(connection, self.by_entity)
+        entity, bases = self.use_case.entity, self.use_case.base_tables
+        with open_core(settings, up_to=self.as_of, versions=self.versions, only=(entity, condition)) as connection:
+            self._create(connection, bases)
+            by_entity = {base.name for base in bases if entity in connection.table(base.name).columns}
+            wanted = by_entity & {base.name for base in self._read_by_all(by_entity)}
+            found = {name: connection.table(name).to_arrow_table() for name in sorted(wanted)}
+            return self._features(connection, self.by_entity), found
 
-    def from_kept(self, kept: Path, settings: Settings, _condition: str) -> list[pa.Table]:
+    def of_kept(self, settings: Settings, kept: Path) -> list[pa.Table]:
         """The rows of the tables of all entities, from the base tables that were kept of them."""
         with open_core(settings, up_to=self.as_of, versions=self.versions) as connection:
             connection.execute(f"ATTACH {sql_text(str(kept))} AS {_KEPT} (READ_ONLY)")
@@ -70,32 +70,12 @@ class FeatureSql:
             self._create(connection, [base for base in self._read_by_all(there) if base.name not in there])
             return self._features(connection, self.of_all)
 
-    def kept_anew(self, ranges: Sequence[str], settings: Settings, condition: str) -> list[pa.Table]:
-        """The rows of the tables of all entities, where no base tables were kept."""
-        with scratch_folder(settings) as folder:
-            kept = folder / f"{_KEPT}.duckdb"
-            for some in ranges:
-                only = self.use_case.entity, some
-                with open_core(settings, up_to=self.as_of, versions=self.versions, only=only) as connection:
-                    self._create(connection, self.use_case.base_tables)
-                    self._keep(connection, kept)
-            return self.from_kept(kept, settings, condition)
-
     def _create(self, connection: duckdb.DuckDBPyConnection, bases: Sequence[BaseTable]) -> None:
         for base in bases:
             connection.execute(f"CREATE TEMP TABLE {base.name} AS {base.sql}", parameters(base.sql, self.as_of))
 
     def _features(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[FeatureTable]) -> list[pa.Table]:
         return [compute_features(connection, table, self.as_of, self.known_at) for table in tables]
-
-    def _keep(self, connection: duckdb.DuckDBPyConnection, kept: Path) -> None:
-        entity, bases = self.use_case.entity, self.use_case.base_tables
-        by_entity = {base.name for base in bases if entity in connection.table(base.name).columns}
-        connection.execute(f"ATTACH {sql_text(str(kept))} AS {_KEPT}")
-        for name in by_entity & {base.name for base in self._read_by_all(by_entity)}:
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {_KEPT}.{name} AS FROM {name} LIMIT 0")
-            connection.execute(f"INSERT INTO {_KEPT}.{name} FROM {name}")
-        connection.execute(f"DETACH {_KEPT}")
 
     def _read_by_all(self, by_entity: Collection[str]) -> list[BaseTable]:
         """The base tables that the tables of all entities read, but not what base tables by entity are made of."""
@@ -106,6 +86,16 @@ class FeatureSql:
                 chosen.insert(0, base)
                 read |= set() if base.name in by_entity else _words(base.sql)
         return chosen
+
+
+def keep(settings: Settings, kept: Path, base_tables: Mapping[str, pa.Table]) -> None:
+    """Add rows to base tables in a file of DuckDB; it may not exist yet."""
+    with open_engine(settings) as connection:
+        connection.execute(f"ATTACH {sql_text(str(kept))} AS {_KEPT}")
+        for name, rows in base_tables.items():
+            connection.register("part", rows)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {_KEPT}.{name} AS FROM part LIMIT 0")
+            connection.execute(f"INSERT INTO {_KEPT}.{name} FROM part")
 
 
 def compute_features(

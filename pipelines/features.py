@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from pipelines import lake, ledger
 from pipelines.checks import require
-from pipelines.cluster import Cluster, Here, open_engine_of_parts
+from pipelines.cluster import open_engine_of_parts
 from pipelines.coverage import require_unbroken
 from pipelines.crash_points import crash_point
 from pipelines.engine import Versions, open_core
-from pipelines.feature_sql import FeatureSql
+from pipelines.feature_sql import FeatureSql, keep
 from pipelines.ledger import FEATURES, Inputs, Made
 from pipelines.pages import DATA_DOCS, page_path
 from pipelines.partitions import WHOLE, entity_ranges, scratch_folder
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _Audit = Callable[[FeatureTable, pa.Table], None]
+_Part = tuple[list[pa.Table], dict[str, pa.Table]]  # of some entities: feature tables, base tables by name
 _SOURCE_ROWS = 4  # a row of features rests on some lines, in the reference data on six to seven
 
 
@@ -90,10 +91,14 @@ def compute_snapshot(
     with open_engine_of_parts(settings) as engine, scratch_folder(settings) as folder:
         ranges = ranges_of(settings, feature_sql, engine.least)
         if ranges == [WHOLE]:
-            made = engine.result(engine.submit(feature_sql.whole, WHOLE))
+            (made,) = engine.map(feature_sql.whole, ranges)
             rows: Mapping[str, Rows] = _audited(use_case.feature_tables, made, audit)
         else:
-            rows = _by_ranges(engine, folder, feature_sql, ranges, audit)
+            kept = folder / "base_tables.duckdb"
+            parts = engine.map(feature_sql.of_entities, ranges)
+            rows = _gathered(settings, feature_sql.by_entity, kept, parts, audit)
+            if feature_sql.of_all:
+                rows |= _audited(feature_sql.of_all, feature_sql.of_kept(settings, kept), audit)
         for table in use_case.feature_tables:
             yield table, rows[table.name]
 
@@ -105,27 +110,21 @@ def ranges_of(settings: Settings, feature_sql: FeatureSql, least: int = 1) -> li
         return entity_ranges(connection, "core__transactions", entity, times=_SOURCE_ROWS, least=least)
 
 
-def _by_ranges(
-    engine: Here | Cluster, folder: Path, feature_sql: FeatureSql, ranges: Sequence[str], audit: _Audit
+def _gathered(
+    settings: Settings, tables: Sequence[FeatureTable], kept: Path, parts: Iterator[_Part], audit: _Audit
 ) -> dict[str, Rows]:
-    """The tables by entity from one range of entities after the other, those that are not by entity from all."""
-    by_entity, of_all, part = feature_sql.by_entity, feature_sql.of_all, feature_sql.of_entities
-    if isinstance(engine, Here):
-        kept = folder / "base_tables.duckdb"
-        part, whole = partial(part, kept=kept), partial(feature_sql.from_kept, kept)
-    else:  # a worker does not see what another one keeps
-        whole = partial(feature_sql.kept_anew, ranges)
-    later = engine.submit(whole, WHOLE) if of_all else None
+    """The tables by entity from one range of entities after the other; their base tables are kept for the others."""
     with ExitStack() as open_files:
         rows = {
-            table.name: open_files.enter_context(ScratchRows(folder / f"{table.name}.arrow")) for table in by_entity
+            table.name: open_files.enter_context(ScratchRows(kept.with_name(f"{table.name}.arrow"))) for table in tables
         }
-        for made in engine.map(part, ranges):
-            audited = _audited(by_entity, made, audit)
-            del made  # else a part would be held while the next is computed
+        for made, base_tables in parts:
+            audited = _audited(tables, made, audit)
+            keep(settings, kept, base_tables)
+            del made, base_tables  # else a part would be held while the next is computed
             for name in list(audited):
                 rows[name].add(audited.pop(name))
-    return rows | (_audited(of_all, engine.result(later), audit) if later else {})
+    return dict(rows)
 
 
 def _audited(tables: Sequence[FeatureTable], made: Sequence[pa.Table], audit: _Audit) -> dict[str, pa.Table]:

@@ -10,7 +10,7 @@ from pipelines import features, lake, partitions
 from pipelines.checks import Check, require
 from pipelines.engine import NEWEST
 from pipelines.errors import ChecksFailed, MissingPartition
-from pipelines.feature_sql import FeatureSql
+from pipelines.feature_sql import FeatureSql, keep
 from pipelines.features import compute_snapshot, end_of_day, ranges_of
 from pipelines.settings import Settings
 from pipelines.use_case import BaseTable, FeatureTable
@@ -75,22 +75,14 @@ def test_ranges_have_the_rows_of_the_whole_in_the_same_order(settings, monkeypat
     assert not list((settings.home / "scratch").glob("tmp*"))
 
 
-def test_a_worker_keeps_the_base_tables_of_all_entities_for_itself(settings, monkeypatch):
-    feature_sql = FeatureSql(USE_CASE, day(LAST), end_of_day(settings, day(LAST)), NEWEST)
-    expected, *_ = feature_sql.whole(settings, partitions.WHOLE)
-    monkeypatch.setattr(partitions, "MOST_ROWS", 2)
-    (items,) = feature_sql.kept_anew(ranges_of(settings, feature_sql), settings, partitions.WHOLE)
-
-    assert items.equals(expected)
-    assert items.num_rows == 4
-
-
 def test_base_tables_are_kept_once_and_only_where_they_are_read(settings, tmp_path):
     feature_sql = FeatureSql(USE_CASE, day(LAST), end_of_day(settings, day(LAST)), NEWEST)
-    feature_sql.of_entities(settings, "household_id < 5", tmp_path / "kept")
-    feature_sql.of_entities(settings, "household_id >= 5", tmp_path / "kept")
+    for condition in ("household_id < 5", "household_id >= 5"):
+        _, base_tables = feature_sql.of_entities(settings, condition)
+        assert base_tables.keys() == {"spent"}
+        keep(settings, tmp_path / "kept", base_tables)
+
     with duckdb.connect(tmp_path / "kept") as connection:
-        assert connection.sql("SELECT table_name FROM duckdb_tables()").fetchall() == [("spent",)]
         twice = "SELECT count(*) - count(DISTINCT (household_id, product_category)) FROM spent"
         assert connection.sql(twice).fetchall() == [(0,)]
 
