@@ -1,6 +1,5 @@
 """What analysts take out of the warehouse: a table's rows as a file, and proof that nobody has changed them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -22,7 +21,6 @@ from pipelines.storage import replacing
 from pipelines.use_case import UseCase
 from pipelines.use_cases import load_use_cases
 
-_BATCH_ROWS = 50_000
 # Spreadsheets take a cell for a formula by its first sign; where ";" parts cells for them, also what follows one.
 _FORMULA = r"(^|[;\t\r\n])(\s*[=+\-@＝＋－＠])"
 _BOM = b"\xef\xbb\xbf"
@@ -71,7 +69,7 @@ def export(
         with unfinished.open("wb") as output:
             output.write(_BOM if bom else b"")
             with _writer(target, output, schema) as writer:
-                for batch in _batches(connection, query, schema):
+                for batch in warehouse.read_batches(connection, query):
                     writer.write_batch(harmless(batch) if target.suffix == ".csv" else batch)
                     rows += batch.num_rows
         if day is not None and not rows:
@@ -145,13 +143,6 @@ def _nothing(connection: sa.Connection, table: sa.Table, day: date) -> NotPublis
         expected=f"a date from {first} to {last}" if first else "any rows",
         remedy=f"choose another date; what is missing is made by nightjar score --date {day}, or by nightjar monitor",
     )
-
-
-def _batches(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    streamed = connection.execution_options(yield_per=_BATCH_ROWS).execute(query)
-    for part in streamed.partitions():
-        columns = zip(*part, strict=True)
-        yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _writer(target: Path, output: Any, schema: pa.Schema) -> Any:

@@ -117,17 +117,16 @@ def _add_rule_lists(settings: Settings, use_case: UseCase, connection: duckdb.Du
 
 def _outcomes(settings: Settings, use_case: UseCase, first: date, last: date) -> pa.Table:
     table = tables.outcomes_table(use_case)
-    kinds = {"score_date": pa.date32(), use_case.entity: pa.int64(), "rank": pa.int32(), use_case.item: pa.string()}
-    kinds |= {"score": pa.float64(), "is_positive": pa.bool_(), "value_usd": pa.float64()}
-    query = sa.select(*(table.c[name] for name in kinds)).where(table.c.matured_date.between(first, last))
-    return _read(settings, query, kinds)
+    names = ("score_date", use_case.entity, "rank", use_case.item, "score", "is_positive", "value_usd")
+    return _read(
+        settings, sa.select(*(table.c[name] for name in names)).where(table.c.matured_date.between(first, last))
+    )
 
 
 def _published(settings: Settings, use_case: UseCase, dates: Sequence[date]) -> pa.Table:
     table = tables.scores_table(use_case)
-    kinds = {"score_date": pa.date32(), use_case.entity: pa.int64(), "rank": pa.int32(), use_case.item: pa.string()}
-    kinds |= {"score": pa.float64(), "score_source": pa.string()}
-    return _read(settings, sa.select(*(table.c[name] for name in kinds)).where(table.c.score_date.in_(dates)), kinds)
+    names = ("score_date", use_case.entity, "rank", use_case.item, "score", "score_source")
+    return _read(settings, sa.select(*(table.c[name] for name in names)).where(table.c.score_date.in_(dates)))
 
 
 def _run_costs(settings: Settings, use_case: UseCase, matured: Sequence[date], first: date, last: date) -> pa.Table:
@@ -140,8 +139,7 @@ def _run_costs(settings: Settings, use_case: UseCase, matured: Sequence[date], f
         .group_by(table.c.step, table.c.partition_key)
     )
     columns = (table.c.partition_key.label("score_date"), table.c.step, table.c.rows, table.c.euros)
-    kinds = {"score_date": pa.string(), "step": pa.string(), "rows": pa.int64(), "euros": pa.float64()}
-    found = _read(settings, sa.select(*columns).where(table.c.cost_id.in_(firsts)).order_by(table.c.cost_id), kinds)
+    found = _read(settings, sa.select(*columns).where(table.c.cost_id.in_(firsts)).order_by(table.c.cost_id))
     return found.set_column(0, "score_date", found.column("score_date").cast(pa.date32()))
 
 
@@ -152,10 +150,6 @@ def _retrainings(settings: Settings, use_case: UseCase, last: date) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([("asked_date", pa.date32()), ("verdict", pa.string())]))
 
 
-def _read(settings: Settings, query: sa.Select[Any], kinds: dict[str, pa.DataType]) -> pa.Table:
-    """The query's rows by column: a night has tens of thousands."""
+def _read(settings: Settings, query: sa.Select[Any]) -> pa.Table:
     with warehouse.open_warehouse(settings, only_reads=True) as connection:
-        rows = connection.execute(query).all()
-    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
-    return pa.table(arrays, names=list(kinds))
+        return warehouse.read_table(connection, query)

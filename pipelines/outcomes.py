@@ -1,10 +1,11 @@
 """Outcomes: what became of each published row, once its labels are final: label window and late window are over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipelines import lake, ledger, tables, warehouse
@@ -58,8 +59,8 @@ def record_outcomes(settings: Settings, use_case: UseCase, as_of: date, run_id: 
             crash_point("outcomes.after_labels")
             rows = _write_outcomes(settings, use_case, score_date)
             done.append(score_date)
-            cost.rows += len(rows)
-            positives += sum(row["is_positive"] for row in rows)
+            cost.rows += rows.num_rows
+            positives += pc.sum(rows.column("is_positive")).as_py() or 0
     newest = newest_mature(use_case, as_of)
     reason = "; ".join(left) if done or left else f"nothing was published up to {newest} that lacks outcomes"
     return OutcomesReport(as_of, tuple(done), cost.rows, positives, reason, tuple(corrected))
@@ -166,31 +167,21 @@ def _touched(settings: Settings, use_case: UseCase, newest: date) -> list[date]:
         ]
 
 
-def _write_outcomes(settings: Settings, use_case: UseCase, score_date: date) -> list[dict[str, Any]]:
-    worth = _worth(settings, use_case, score_date)
-    matured = mature_on(use_case, score_date)
+def _write_outcomes(settings: Settings, use_case: UseCase, score_date: date) -> pa.Table:
     published, recorded = tables.scores_table(use_case), tables.outcomes_table(use_case)
-    columns = ["score_date", use_case.entity, "rank", use_case.item, "score", "model_version"]
+    entity, item = use_case.entity, use_case.item
+    columns = ["score_date", entity, "rank", item, "score", "model_version"]
     query = sa.select(*(published.c[name] for name in columns)).where(published.c.score_date == score_date)
-    with warehouse.open_warehouse(settings) as connection:
-        rows = warehouse.read_rows(connection, query.order_by(published.c[use_case.entity], published.c.rank))
-        outcomes = [
-            row
-            | {
-                "is_positive": (key := (row[use_case.entity], row[use_case.item])) in worth,
-                "value_usd": worth.get(key, 0.0),
-                "matured_date": matured,
-            }
-            for row in rows
-        ]
-        warehouse.replace_rows(connection, recorded, outcomes, score_date=score_date)
-    return outcomes
-
-
-def _worth(settings: Settings, use_case: UseCase, score_date: date) -> Mapping[tuple[int, str], float]:
-    """What each positive of a date was worth, US$, by its key."""
-    keys = f"{use_case.entity}::BIGINT, {use_case.item}::VARCHAR"
-    labels = labels_sql(settings, use_case, [score_date])
-    with open_engine(settings) as connection:
-        positives = connection.sql(f"SELECT {keys}, value_usd::DOUBLE FROM ({labels}) WHERE is_positive").fetchall()
-    return {(entity, item): value for entity, item, value in positives}
+    outcomes = f"""
+        SELECT published.*, positives.value_usd IS NOT NULL AS is_positive,
+               coalesce(positives.value_usd, 0)::DOUBLE AS value_usd, $matured AS matured_date
+        FROM published LEFT JOIN (
+            SELECT {entity}::BIGINT AS {entity}, {item}::VARCHAR AS {item}, value_usd
+            FROM ({labels_sql(settings, use_case, [score_date])}) WHERE is_positive
+        ) positives USING ({entity}, {item}) ORDER BY {entity}, rank
+    """
+    with warehouse.open_warehouse(settings) as connection, open_engine(settings) as engine:
+        engine.register("published", warehouse.read_table(connection, query))
+        rows = engine.sql(outcomes, params={"matured": mature_on(use_case, score_date)}).to_arrow_table()
+        warehouse.replace_rows(connection, recorded, rows, score_date=score_date)
+    return rows

@@ -22,7 +22,6 @@ from pipelines.storage import sql_list
 from pipelines.use_case import UseCase
 
 NIGHTJAR = "nightjar"
-_CHUNK = 50_000  # rows that are held as Python's values at once
 _UPSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -123,16 +122,10 @@ def _read(settings: Settings, use_case: UseCase, as_of: date, files: Sequence[st
 
 def rows_in(connection: sa.Connection, use_case: UseCase, table: sa.Table, **slice_: object) -> pa.Table:
     """The rows of a table of scores whose columns equal `slice_`: as `published_rows` gives them."""
-    schema = _schema(use_case)
-    query = sa.select(*(table.c[name] for name in schema.names)).where(
+    query = sa.select(*(table.c[name] for name in _schema(use_case).names)).where(
         *(table.c[name] == value for name, value in slice_.items())
     )
-    found = connection.execute(query.order_by(table.c[use_case.entity], table.c.rank))
-    parts = [
-        [pa.array(values, field.type) for values, field in zip(zip(*part, strict=True), schema, strict=True)]
-        for part in found.partitions(_CHUNK)
-    ]
-    return pa.concat_tables([schema.empty_table(), *(pa.table(columns, schema=schema) for columns in parts)])
+    return warehouse.read_table(connection, query.order_by(table.c[use_case.entity], table.c.rank))
 
 
 def is_as_published(connection: sa.Connection, use_case: UseCase, as_of: date) -> bool:

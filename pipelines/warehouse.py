@@ -124,8 +124,9 @@ def make_room(connection: sa.Connection, table: Table, *days: date) -> None:
             connection.execute(sa.select(sa.func.make_partition(table.name, month)))
 
 
-def arrow_schema(table: Table) -> pa.Schema:
-    """The table's columns as Arrow has them."""
+def arrow_schema(rows: Table | sa.Select[Any]) -> pa.Schema:
+    """The columns of a table or of a query as Arrow has them."""
+    columns = rows.columns if isinstance(rows, Table) else rows.selected_columns
     kinds: Mapping[type[Any], pa.DataType] = {
         sa.Date: pa.date32(),
         sa.DateTime: pa.timestamp("us", "UTC"),
@@ -137,8 +138,21 @@ def arrow_schema(table: Table) -> pa.Schema:
     }
     return pa.schema(
         (column.name, next(kind for known, kind in kinds.items() if isinstance(column.type, known)))
-        for column in table.columns
+        for column in columns
     )
+
+
+def read_batches(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[pa.RecordBatch]:
+    """The query's rows by column, so many at a time that memory does not grow with them."""
+    schema = arrow_schema(query)
+    for part in connection.execute(query.execution_options(yield_per=_CHUNK)).partitions():
+        columns = zip(*part, strict=True)
+        yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def read_table(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+    """All of the query's rows by column."""
+    return pa.Table.from_batches(read_batches(connection, query), arrow_schema(query))
 
 
 def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:

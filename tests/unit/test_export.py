@@ -142,7 +142,7 @@ def test_excel_gets_the_mark_by_which_it_knows_utf_8(settings, published, tmp_pa
 
 def test_an_export_keeps_no_writer_waiting_and_sees_one_state_of_the_table(settings, published, tmp_path, monkeypatch):
     """A night that is published while rows are still being read neither waits nor shows in the file."""
-    monkeypatch.setattr(exports, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(warehouse, "_CHUNK", 1)
     write_batch = exports.harmless
     done = threading.Event()
 

@@ -15,9 +15,9 @@ OF_WHOM = (
     "in the period"
 )
 BOUGHT_LATELY = f"""
-    SELECT DISTINCT product_category FROM core__transactions JOIN core__products USING (product_id)
-    WHERE core__transactions.business_date BETWEEN $last_date - 83 AND $last_date
-      AND product_category NOT IN {EXCLUDED}
+    SELECT DISTINCT product_category FROM core__products JOIN (
+        SELECT DISTINCT product_id FROM core__transactions WHERE business_date BETWEEN $last_date - 83 AND $last_date
+    ) USING (product_id) WHERE product_category NOT IN {EXCLUDED}
 """
 ON_LAST_DATE = "FROM published WHERE score_date = $last_date"
 
@@ -89,8 +89,8 @@ KPIS = (
         meaning="Categories on any list published for the last date, of those bought in 12 weeks",
         unit="share",
         sql=f"""
-            SELECT nullif(count(DISTINCT listed.product_category), 0) / count(DISTINCT product_category)
-            FROM ({BOUGHT_LATELY}) LEFT JOIN (SELECT product_category {ON_LAST_DATE}) AS listed USING (product_category)
+            SELECT nullif(count(listed.product_category), 0) / count(*) FROM ({BOUGHT_LATELY})
+            LEFT JOIN (SELECT DISTINCT product_category {ON_LAST_DATE}) AS listed USING (product_category)
         """,
     ),
     Kpi(
@@ -98,9 +98,10 @@ KPIS = (
         meaning="Households with a list published for the last date, of those that bought in 12 weeks",
         unit="share",
         sql=f"""
-            SELECT nullif(count(DISTINCT listed.household_id), 0) / count(DISTINCT household_id)
-            FROM core__transactions LEFT JOIN (SELECT household_id {ON_LAST_DATE}) AS listed USING (household_id)
-            WHERE business_date BETWEEN $last_date - 83 AND $last_date
+            SELECT nullif(count(listed.household_id), 0) / count(*) FROM (
+                SELECT DISTINCT household_id FROM core__transactions
+                WHERE business_date BETWEEN $last_date - 83 AND $last_date
+            ) LEFT JOIN (SELECT DISTINCT household_id {ON_LAST_DATE}) AS listed USING (household_id)
         """,
     ),
     Kpi(
