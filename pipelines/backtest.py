@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
+from pipelines.labels import looked_at
 from pipelines.lineage import current_snapshot
 from pipelines.metrics import Interval, Quality, paired_interval, quality
 from pipelines.scoring import candidate_features
@@ -154,7 +155,8 @@ def score_at(
 ) -> dict[str, pa.Table]:
     """What the model and the named rules make of a date, with the labels."""
     current_snapshot(settings, use_case, day, "backtest")
-    features = with_rules(settings, use_case, candidate_features(settings, use_case, day))
+    condition = looked_at(settings, use_case, day)
+    features = with_rules(settings, use_case, candidate_features(settings, use_case, day, condition))
     labelled, missed = labelled_candidates(settings, use_case, day), missed_positives(settings, use_case, day)
     chosen = trained.validation.chosen
     scores = {name: features.column(name).to_numpy() for name in names if name != chosen}

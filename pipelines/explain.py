@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 from rich.table import Table
 
@@ -124,7 +123,7 @@ def _published(settings: Settings, use_case: UseCase, score_date: date, entity: 
 
 def _list_of(settings: Settings, use_case: UseCase, score_date: date, entity: int, item: str) -> tuple[pa.Table, int]:
     """The entity's candidates with their features, and the place of the item among them."""
-    rows = candidate_features(settings, use_case, score_date).filter(pc.field(use_case.entity) == entity)
+    rows = candidate_features(settings, use_case, score_date, f"{use_case.entity} = {entity}")
     return rows, [str(one) for one in rows.column(use_case.item).to_pylist()].index(item)
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines import lake, ledger
 from pipelines.coverage import require_ingested
@@ -11,6 +13,7 @@ from pipelines.crash_points import crash_point
 from pipelines.engine import NEWEST, Versions, open_core, open_engine
 from pipelines.errors import LabelsImmature, MissingPartition
 from pipelines.ledger import LABELS, Inputs, Made
+from pipelines.partitions import WHOLE
 from pipelines.settings import Settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list, sql_text
@@ -51,7 +54,7 @@ def build_labels(settings: Settings, use_case: UseCase, as_of: date, run_id: str
         crash_point("labels.before_log")
         ledger.record(settings, use_case, LABELS, made, run_id)
         cost.rows = rows.num_rows
-    return LabelReport(as_of, rows.num_rows, rows.column("is_positive").to_pylist().count(True))
+    return LabelReport(as_of, rows.num_rows, pc.sum(rows.column("is_positive")).as_py() or 0)
 
 
 def inputs_of(settings: Settings, use_case: UseCase, as_of: date) -> Inputs:
@@ -75,8 +78,8 @@ def replace_labels(settings: Settings, use_case: UseCase, as_of: date, rows: pa.
     return lake.replace_dates(settings.lake, use_case.labels_table, rows, first=as_of, last=as_of, partition="as_of")
 
 
-def read_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """A date's labels as `compute_labels` gave them.
+def read_labels(settings: Settings, use_case: UseCase, as_of: date, condition: str = WHOLE) -> pa.Table:
+    """A date's labels, of the entities that fulfil a condition, as `compute_labels` gave them.
 
     Raises:
         MissingPartition: the date has none.
@@ -90,7 +93,8 @@ def read_labels(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
         )
     keys = ", ".join(use_case.keys)
     columns = f"$as_of AS as_of, {keys}, is_candidate, is_positive, value_usd"
-    query = f"SELECT {columns} FROM read_parquet({sql_list(files)}, hive_partitioning = false) ORDER BY {keys}"
+    rows = f"read_parquet({sql_list(files)}, hive_partitioning = false)"
+    query = f"SELECT {columns} FROM {rows} WHERE {condition} ORDER BY {keys}"
     with open_engine(settings) as connection:
         return connection.sql(query, params={"as_of": as_of}).to_arrow_table()
 
@@ -102,6 +106,23 @@ def candidates_sql(settings: Settings, use_case: UseCase, as_of: date) -> str:
         f"SELECT * FROM read_parquet({sql_text(path)}, hive_partitioning = false) "
         f"WHERE {use_case.item}::VARCHAR NOT IN (SELECT unnest({sql_list(use_case.excluded_items)}::VARCHAR[]))"
     )
+
+
+def looked_at(settings: Settings, use_case: UseCase, as_of: date) -> str:
+    """SQL condition on the entity for those whose candidates of a date trainings and realised quality look at.
+
+    Where the date has more candidates than the plan's `most_rows`, it holds for a sample of the entities, which is
+    larger or smaller with nothing but their number; else for all.
+
+    Raises:
+        MissingPartition: there is no feature snapshot of that date.
+    """
+    path, _ = lake.require_snapshot(settings.lake, use_case.feature_tables[0].name, as_of)
+    rows, plan = pq.read_metadata(path).num_rows, use_case.training
+    if rows <= plan.most_rows:
+        return WHOLE
+    draw = f"md5_number_lower(concat_ws('|', {use_case.entity}, {plan.seed})) % 1000000"
+    return f"{draw} < {plan.most_rows * 1_000_000 // rows}"
 
 
 def compute_labels(

@@ -62,9 +62,9 @@ class Validated:
 def measure_quality(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> QualityReport:
     """Measure the score date that matures with `as_of`, and older ones with outcomes but no figures.
 
-    All candidates count, not only the published rows; every simple rule is measured on the same rows. Of the scores
-    published for `as_of` itself it writes down what quality is to be expected. An older date whose rows are there no
-    more is left, with the reason in the report.
+    All candidates that trainings look at count, not only the published rows; every simple rule is measured on the same
+    rows. Of the scores published for `as_of` itself it writes down what quality is to be expected. An older date whose
+    rows are there no more is left, with the reason in the report.
 
     Raises:
         MissingPartition: the newest date has no scores, labels or features for all its candidates.

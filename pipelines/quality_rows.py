@@ -11,6 +11,7 @@ from pipelines.champion import RULE_PREFIX
 from pipelines.engine import open_engine
 from pipelines.errors import MissingPartition
 from pipelines.fallback import COLD_START
+from pipelines.labels import looked_at
 from pipelines.outcomes import labels_sql
 from pipelines.residuals import NO_SLICES, Slices
 from pipelines.scoring import candidate_features
@@ -37,8 +38,7 @@ def scored_by_all(settings: Settings, use_case: UseCase, score_date: date, model
     Raises:
         MissingPartition: the scores do not cover every candidate of the labels.
     """
-    features = candidate_features(settings, use_case, score_date)
-    return _by_all(use_case, _labelled(settings, use_case, score_date, model_version, features), model_version)
+    return _by_all(use_case, _labelled(settings, use_case, score_date, model_version)[0], model_version)
 
 
 def score_rows(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> ScoredRows:
@@ -47,8 +47,7 @@ def score_rows(settings: Settings, use_case: UseCase, score_date: date, model_ve
     Raises:
         MissingPartition: the scores do not cover every candidate of the labels.
     """
-    features = candidate_features(settings, use_case, score_date)
-    rows = _labelled(settings, use_case, score_date, model_version, features)
+    rows, features = _labelled(settings, use_case, score_date, model_version)
     places = rows.filter(rows.column("is_candidate")).column("place").to_numpy()
     slices = slices_of(settings, use_case, score_date, features)
     return ScoredRows(
@@ -56,23 +55,28 @@ def score_rows(settings: Settings, use_case: UseCase, score_date: date, model_ve
     )
 
 
-def _labelled(
-    settings: Settings, use_case: UseCase, score_date: date, model_version: str, features: pa.Table
-) -> pa.Table:
-    """Labels by key with the score of the version and of every rule, and the candidate's place among the features."""
+def _labelled(settings: Settings, use_case: UseCase, score_date: date, model_version: str) -> tuple[pa.Table, pa.Table]:
+    """Labels with the score of the version and of every rule, and the candidate's place among the features; and these.
+
+    Of more candidates than trainings look at, those of the same sample of entities.
+    """
+    condition = looked_at(settings, use_case, score_date)
+    features = candidate_features(settings, use_case, score_date, condition)
     names, keys = [rule.name for rule in use_case.rules], ", ".join(use_case.keys)
     rules = with_rules(settings, use_case, features).select([*use_case.keys, *names])
     query = f"""
         SELECT labels.*, scores.score AS model_score, {", ".join(names)}, place
-        FROM ({labels_sql(settings, use_case, [score_date])}) labels
-        LEFT JOIN ({scores_sql(settings, use_case, score_date, model_version)}) scores USING ({keys})
+        FROM (SELECT * FROM ({labels_sql(settings, use_case, [score_date])}) WHERE {condition}) labels
+        LEFT JOIN (
+            SELECT * FROM ({scores_sql(settings, use_case, score_date, model_version)}) WHERE {condition}
+        ) scores USING ({keys})
         LEFT JOIN rules USING ({keys}) ORDER BY {keys}
     """
     with open_engine(settings) as connection:
         connection.register("rules", rules.append_column("place", pa.array(range(rules.num_rows), pa.int64())))
         rows = connection.sql(query).to_arrow_table()
     _require_covered(use_case, rows, score_date, model_version)
-    return rows
+    return rows, features
 
 
 def _by_all(use_case: UseCase, rows: pa.Table, model_version: str) -> dict[str, pa.Table]:

@@ -20,7 +20,7 @@ from pipelines.errors import ArtifactRefused, BadInput, EngineFailure, NightjarE
 from pipelines.fallback import as_probability, popular_lists
 from pipelines.features import end_of_day, feature_version
 from pipelines.incidents import Incident, open_incident, resolve
-from pipelines.labels import candidates_sql, last_mature
+from pipelines.labels import candidates_sql, last_mature, looked_at
 from pipelines.lineage import current_snapshot
 from pipelines.model import Model
 from pipelines.partitions import WHOLE, entity_ranges, gathered
@@ -112,15 +112,15 @@ def _scored(
             yield rows
 
 
-def candidate_features(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """Every candidate of a date with all features as columns, ordered by key.
+def candidate_features(settings: Settings, use_case: UseCase, as_of: date, condition: str = WHOLE) -> pa.Table:
+    """Every candidate of a date, of the entities that fulfil a condition, with all features as columns, by key.
 
     Raises:
         MissingPartition: the date has no snapshot.
         SnapshotRefused: a snapshot in the date's place is that of another date.
     """
     _require_features(settings, use_case, as_of)
-    return _read(settings, use_case, as_of, ", ".join((*use_case.keys, *use_case.features)))
+    return _read(settings, use_case, as_of, ", ".join((*use_case.keys, *use_case.features)), condition)
 
 
 def _read(settings: Settings, use_case: UseCase, as_of: date, columns: str, condition: str = WHOLE) -> pa.Table:
@@ -245,7 +245,7 @@ def _fitted_rule(settings: Settings, use_case: UseCase, as_of: date, run_id: str
     try:
         current_snapshot(settings, use_case, day, run_id)
         _require_features(settings, use_case, day)
-        past = _values(_with_rule(settings, use_case, day))
+        past = _values(_with_rule(settings, use_case, day, looked_at(settings, use_case, day)))
         positive = labelled_candidates(settings, use_case, day).column("is_positive").to_numpy()
     except BadInput as error:
         return None, f"{error.what}: {error.where}"

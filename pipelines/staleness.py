@@ -14,6 +14,7 @@ from pipelines.avoidable import avoidable_log_loss
 from pipelines.control import ratio
 from pipelines.coverage import ingested_dates
 from pipelines.cross_validation import fit_components
+from pipelines.labels import looked_at
 from pipelines.lineage import current_snapshot
 from pipelines.metrics import expected_calibration_error, lists_of
 from pipelines.model import BINARY, Calibration, Component, Model, Reliability, within_and_level
@@ -98,7 +99,8 @@ def loss_matrix(
 
 
 def _load(settings: Settings, use_case: UseCase, day: date) -> _Day:
-    matrix = to_matrix(candidate_features(settings, use_case, day), use_case.features)
+    features = candidate_features(settings, use_case, day, looked_at(settings, use_case, day))
+    matrix = to_matrix(features, use_case.features)
     whole = Snapshot(day, labelled_candidates(settings, use_case, day), matrix, use_case.entity)
     is_judged = whole.entities % _SHARE == 0
     judged = Snapshot(day, whole.rows.filter(pa.array(is_judged)), matrix[is_judged], use_case.entity)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.engine import open_engine
 from pipelines.feature_store import join_features
 from pipelines.features import end_of_day, feature_version
-from pipelines.labels import last_mature, read_labels
+from pipelines.labels import last_mature, looked_at, read_labels
 from pipelines.settings import Settings
 from pipelines.use_case import UseCase
 
@@ -41,6 +41,8 @@ class Snapshot:
     def sampled(self) -> "Snapshot":
         """The rows that training uses: every positive and the sampled negatives."""
         keep = self.rows.column("is_sampled")
+        if pc.all(keep).as_py():
+            return self
         return Snapshot(self.as_of, self.rows.filter(keep), self.matrix[keep.to_numpy()], self.entity)
 
     @cached_property
@@ -93,7 +95,7 @@ def load_snapshot(
 
 
 def labelled_candidates(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """Candidates of a date with labels, weights and whether training's sample holds them.
+    """Candidates of a date that are looked at, with labels, weights and whether training's sample holds them.
 
     The sample depends on nothing but the key, the date and the plan's seed.
     """
@@ -106,7 +108,7 @@ def labelled_candidates(settings: Settings, use_case: UseCase, as_of: date) -> p
     """
     share = plan.negative_keep_share
     with open_engine(settings) as connection:
-        connection.register("labels", read_labels(settings, use_case, as_of))
+        connection.register("labels", read_labels(settings, use_case, as_of, looked_at(settings, use_case, as_of)))
         return connection.sql(query, params={"weight": 1 / share, "kept": round(share * 1_000_000)}).to_arrow_table()
 
 
@@ -119,8 +121,8 @@ def with_rules(settings: Settings, use_case: UseCase, rows: pa.Table) -> pa.Tabl
 
 
 def missed_positives(settings: Settings, use_case: UseCase, as_of: date) -> pa.Table:
-    """Positives of a date that were no candidates: as_of, keys, is_candidate, is_positive, value_usd."""
-    labels = read_labels(settings, use_case, as_of)
+    """Positives of the same entities that were no candidates: as_of, keys, is_candidate, is_positive, value_usd."""
+    labels = read_labels(settings, use_case, as_of, looked_at(settings, use_case, as_of))
     return labels.filter(pc.invert(labels.column("is_candidate")))
 
 

@@ -69,6 +69,7 @@ class TrainingPlan(_Frozen):
     snapshot_every_days: int = Field(7, ge=1)
     holdout: int = Field(2, ge=1, description="Newest snapshots with labels, kept from training for the gate")
     folds: int = Field(3, ge=1, description="Validation folds, the newest snapshots, in time order")
+    most_rows: int = Field(300_000, ge=1, description="Of a snapshot that are looked at; of more, a sample of entities")
     negative_keep_share: float = Field(0.2, gt=0, le=1, description="Share of negatives kept, weighted 1/share")
     boosting_rounds: int = Field(200, ge=1, le=5000)
     learning_rate: float = Field(0.05, gt=0, le=1)

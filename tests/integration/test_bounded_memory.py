@@ -1,19 +1,25 @@
-"""A night in many small partitions leaves the same rows as in one, whoever scores it."""
+"""A night in many small partitions leaves the same rows as in one; a training of a sample looks at whole entities."""
 
 from datetime import date
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from toy import USE_CASE
 
 from pipelines import lake, partitions, registry
 from pipelines.engine import open_engine
+from pipelines.feature_store import open_store
 from pipelines.features import build_features
+from pipelines.lineage import rebuild_training_set
 from pipelines.publishing import Force, publish
 from pipelines.scoring import score
 from pipelines.storage import sql_list
+from pipelines.training import train
+from pipelines.training_set import load_snapshot, missed_positives, snapshot_dates
 
 pytestmark = pytest.mark.slow
-NIGHT = date(2017, 11, 26)
+NIGHT, TRAINED = date(2017, 11, 26), date(2017, 11, 12)
 
 
 def scores(settings, version):
@@ -53,3 +59,21 @@ def test_features_and_publication_do_not_depend_on_the_number_of_partitions(toy_
 
     assert again == built
     assert (parts.content_hash, parts.rows, parts.entities) == (whole.content_hash, whole.rows, whole.entities)
+
+
+def test_a_training_of_more_rows_than_it_looks_at_takes_a_sample_of_whole_entities(toy_home):
+    plan = USE_CASE.training.model_copy(update={"most_rows": 2000})
+    few = USE_CASE.model_copy(update={"training": plan})
+
+    report = train(toy_home, few, TRAINED, "sample")
+
+    store, day = open_store(toy_home, few), snapshot_dates(few, TRAINED)[-1]
+    whole, part = (load_snapshot(toy_home, one, store, day, only_sampled=False) for one in (USE_CASE, few))
+    is_in = np.isin(whole.entities, np.unique(part.entities))
+    assert 1500 < len(part.matrix) < 2500 < len(whole.matrix)
+    assert part.rows.equals(whole.rows.filter(pa.array(is_in)))
+    assert np.array_equal(part.matrix, whole.matrix[is_in], equal_nan=True)
+    missed, of_part = (missed_positives(toy_home, one, day).num_rows for one in (USE_CASE, few))
+    assert 0 < of_part < missed
+    rebuilt = rebuild_training_set(toy_home, USE_CASE, report.model_version)
+    assert rebuilt.rows == report.rows < 2500 * plan.snapshots

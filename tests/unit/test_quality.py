@@ -63,6 +63,21 @@ def test_model_and_rules_are_scored_on_the_same_rows(matured: Settings) -> None:
     assert [row[4] for row in column("rule:thrift")] == [-5, -9, -1, -1, None]
 
 
+def test_of_more_candidates_than_are_looked_at_whole_households_are_measured(matured: Settings) -> None:
+    def measured(**plan: int) -> list[tuple[int, str, float | None]]:
+        use_case = SHOP.model_copy(update={"training": SHOP.training.model_copy(update=plan)})
+        rows = scored_by_all(matured, use_case, day(0), "1")["1"].to_pylist()
+        return [(row["household_id"], row["product_category"], row["score"]) for row in rows]
+
+    everything = measured()
+    found = [measured(most_rows=2, seed=seed) for seed in range(8)]
+
+    for rows in found:
+        households = {household for household, *_ in rows}
+        assert rows == [row for row in everything if row[0] in households]
+    assert {len(rows) for rows in found} > {2, 3}
+
+
 def test_quality_of_a_matured_date_stands_beside_every_simple_rule(matured: Settings) -> None:
     report = measure_quality(matured, SHOP, day(2), "test")
 
