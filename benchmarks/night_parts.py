@@ -25,14 +25,16 @@ from pipelines.engine import NEWEST, open_engine
 from pipelines.feature_sql import FeatureSql, keep
 from pipelines.feature_store import join_features, open_store
 from pipelines.features import build_features, end_of_day, feature_version, ranges_of
+from pipelines.labels import mature_on
 from pipelines.model import BINARY, within_and_level
+from pipelines.monitoring import compute_kpis, measure_drift, measure_quality, record_outcomes
 from pipelines.partitions import WHOLE, scratch_folder
 from pipelines.publishing import Force, publish
 from pipelines.scoring import candidates_query, score, scored_versions
 from pipelines.settings import Settings, load_settings
 from pipelines.steps import measured
 from pipelines.storage import sql_list
-from pipelines.training_set import to_matrix
+from pipelines.training_set import load_snapshot, to_matrix
 from pipelines.use_case import UseCase
 from pipelines.use_cases import get_use_case
 
@@ -72,6 +74,28 @@ def predict(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> 
 def publish_anew(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
     """The publication, also where the date is published already."""
     publish(settings, use_case, as_of, run_id, force=Force("bench", "measured again"))
+
+
+def outcomes(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """Labels and outcomes of the night, when they are final."""
+    record_outcomes(settings, use_case, mature_on(use_case, as_of), run_id)
+
+
+def quality(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """What the night's scores were worth."""
+    measure_quality(settings, use_case, mature_on(use_case, as_of), run_id)
+
+
+def kpis(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The figures of the day on which the night's labels became final."""
+    compute_kpis(settings, use_case, mature_on(use_case, as_of), run_id)
+
+
+def snapshot(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
+    """The date as a training has it: labels, features and rules of all candidates that it looks at."""
+    store = open_store(settings, use_case)
+    with measured(settings, "snapshot", str(as_of), run_id) as cost:
+        cost.rows = load_snapshot(settings, use_case, store, as_of, only_sampled=False).rows.num_rows
 
 
 def features_by_dask(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
@@ -161,7 +185,7 @@ def by_pyfunc(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -
 
 
 def join(settings: Settings, use_case: UseCase, as_of: date, run_id: str) -> None:
-    """The features of all candidates at their instant, as a training has them: Feast's join by DuckDB."""
+    """The features of all candidates at their instant: Feast's join by DuckDB."""
     store = open_store(settings, use_case)
     entities = _entities(settings, use_case, as_of)
     with measured(settings, "join", str(as_of), run_id) as cost:
@@ -247,6 +271,11 @@ PARTS: dict[str, Part] = {
     "join": join,
     "scores": score,
     "publish": publish_anew,
+    "outcomes": outcomes,
+    "quality": quality,
+    "drift": measure_drift,
+    "kpis": kpis,
+    "snapshot": snapshot,
     "dask_features": features_by_dask,
     "dask_scores": scores_by_dask,
     "naive_pandas": by_pandas,

@@ -33,6 +33,7 @@ from pipelines.storage import replacing
 
 NIGHT = date(2017, 12, 17)
 STEPS, UNAVOIDABLE = ("features", "scores", "publish"), ("sql", "predict")
+MONITORING = ("outcomes", "quality", "drift", "kpis")
 _NAIVE = ("naive_pandas", "naive_pyfunc", "naive_to_sql", "naive_feast")
 _DASK, _WORKERS = ("dask_features", "dask_scores"), 2
 _NAMES = {
@@ -43,14 +44,19 @@ _NAMES = {
     "predict": "bare `Booster.predict` alone",
     "dask_features": f"features by {_WORKERS} Dask workers",
     "dask_scores": f"score by {_WORKERS} Dask workers",
-    "join": "a date of a training set: Feast's join by DuckDB",
+    "outcomes": "labels and outcomes of a matured night",
+    "quality": "its realised quality",
+    "drift": "drift of a night",
+    "kpis": "business figures of a day",
+    "snapshot": "a date of a training set",
+    "join": "Feast's join of all candidates by DuckDB",
     "naive_pandas": "pandas, a third of the features of pairs",
     "naive_pyfunc": "`mlflow.pyfunc` on one frame, no reasons",
     "naive_to_sql": "`to_sql` of the published rows, no audit",
-    "naive_feast": "Feast's join by its dask store",
+    "naive_feast": "the same by Feast's dask store",
 }
 _AT_ONCE, _AT_ONCE_UP_TO = ("join", *_NAIVE), 10  # beyond it they do not fit into the memory of a small machine
-_ORDER = ("sql", "features", "predict", "scores", "publish", *_DASK, *_AT_ONCE)
+_ORDER = ("sql", "features", "predict", "scores", "publish", *MONITORING, "snapshot", *_DASK, *_AT_ONCE)
 Costs = Mapping[str, "Cost"]  # by part
 
 
@@ -160,7 +166,8 @@ def as_markdown(found: Mapping[int, Costs]) -> str:
     heads = [f"×{size}: {what}" for size in sizes for what in ("s", "CPU s", "MiB")]
     lines = ["| | " + " | ".join([*heads, "exponent"]) + " |", "|---" * (len(heads) + 2) + "|"]
     without = "**what it cannot do without**"
-    for title, parts in (("**a night**", STEPS), (without, UNAVOIDABLE), ("", (*_DASK, *_AT_ONCE))):
+    groups = (("**a night**", STEPS), (without, UNAVOIDABLE), ("**its monitoring**", MONITORING))
+    for title, parts in (*groups, ("", ("snapshot", *_DASK, *_AT_ONCE))):
         lines += [_line(_NAMES[part], found, (part,)) for part in parts if any(part in found[size] for size in sizes)]
         lines += [_line(title, found, parts)] if title else []
     rows = ", ".join(

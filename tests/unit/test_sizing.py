@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks import sizing
-from benchmarks.night_sizes import Cost, read_figures
+from benchmarks.night_sizes import MONITORING, Cost, read_figures
 from pipelines.settings import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -19,6 +19,7 @@ def cost(cpu_s, rows=0):
 def found():
     """Two million candidates of 20 times 2,469 households; a night of one time has a tenth of a million."""
     large = {"sql": cost(50), "features": cost(56), "scores": cost(71, 2_000_000), "publish": cost(14)}
+    large |= {part: cost(2) for part in MONITORING}
     return {1: {"scores": cost(1, 100_000)}, 20: large}
 
 
@@ -27,7 +28,7 @@ def test_what_a_million_candidates_cost_is_taken_from_the_largest_size(found):
     assert each == pytest.approx(2_000_000 / 49_380)
     assert (seconds["sql"], seconds["snapshot"], seconds["publish"]) == (25, 3, 7)
     assert seconds["scores"] == pytest.approx(113.5)  # 71 / 2 · 22.7 / 7.1
-    assert seconds["monitor"] == pytest.approx(156)
+    assert seconds["monitor"] == 4
     assert seconds["ingest"] == pytest.approx(0.8425 / 1.0000, abs=1e-3)  # 307.5 s / 365 days, a million candidates
 
 
@@ -41,7 +42,9 @@ def test_workers_storage_and_price_of_ten_million_households_are_those_worked_ou
     assert needed["lake, GB a night"] == pytest.approx(21.871, abs=1e-3)  # 405.022 million · 54 bytes
     assert needed["warehouse, GB a night"] == pytest.approx(31.3)
     assert needed["warehouse, TB with the default of days kept"] == pytest.approx(34.43)
-    assert needed["its rows, million"] == pytest.approx(2458.65, abs=0.01)  # 6.07041 for each candidate of a night
+    assert needed["its rows, million"] == pytest.approx(1.821123)  # of 300,000 in place of 100,000 candidates
+    assert needed["a training on the default sample, CPU hours"] == pytest.approx(285.1 * 3 / 3600)
+    assert sizing.needs(found, 1000)["its rows, million"] == needed["its rows, million"]
     alone = sum(value for name, value in needed.items() if name.startswith("in one process"))
     hours = needed["**a night**, CPU hours"]
     assert hours == pytest.approx(15.5829 + alone, abs=1e-3)
