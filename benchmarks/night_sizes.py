@@ -169,15 +169,19 @@ def as_markdown(found: Mapping[int, Costs]) -> str:
     groups = (("**a night**", STEPS), (without, UNAVOIDABLE), ("**its monitoring**", MONITORING))
     for title, parts in (*groups, ("", ("snapshot", *_DASK, *_AT_ONCE))):
         lines += [_line(_NAMES[part], found, (part,)) for part in parts if any(part in found[size] for size in sizes)]
-        lines += [_line(title, found, parts)] if title else []
+        lines += (
+            [_line(title, found, parts)] if title and any(set(parts) <= found[size].keys() for size in sizes) else []
+        )
+    nights = {size: found[size] for size in sizes if {*STEPS, *UNAVOIDABLE} <= found[size].keys()}
     rows = ", ".join(
-        f"×{size}: {found[size]['scores'].rows:,} scored, {found[size]['publish'].rows:,} published" for size in sizes
+        f"×{size}: {night['scores'].rows:,} scored, {night['publish'].rows:,} published"
+        for size, night in nights.items()
     )
     ratios = ", ".join(
-        f"×{size}: {_sum(found[size], STEPS).cpu_s / _sum(found[size], UNAVOIDABLE).cpu_s:.2f}" for size in sizes
+        f"×{size}: {_sum(night, STEPS).cpu_s / _sum(night, UNAVOIDABLE).cpu_s:.2f}" for size, night in nights.items()
     )
     told = f"Rows: {rows}. A night's processor time over that of what it cannot do without (aim 1.5): {ratios}."
-    return "\n".join([*lines, "", told])
+    return "\n".join([*lines, "", told] if nights else lines)
 
 
 def _line(title: str, found: Mapping[int, Costs], parts: Sequence[str]) -> str:
