@@ -8,8 +8,8 @@ and lines that came late, reach their own date, and the dates that they reach ar
 **When, and why then** Every night at 05:00 in the stores' time zone, for the business date that ended at
 midnight: all tills have closed and delivered by then. For another date, trigger it with a partition key
 (*Advanced options*) or run `airflow backfill create --dag-id ingest --from-date 2017-11-23 --to-date
-2017-11-26`, which brings in the dates from the first up to, but without, the last. What was ingested anew is
-scored anew.
+2017-11-26 --max-active-runs 1`, which brings in the dates from the first up to, but without, the last, in their
+order: a date that comes in before an earlier one is scored twice. What was ingested anew is scored anew.
 
 **Reads** `landing/*/date=<business date>/`. **Writes** `core__*` and `quarantine__transactions`, one
 partition each, and `ops__ingest_log`. A second run for a date leaves the same rows.
