@@ -15,7 +15,7 @@ from rich.console import Console
 
 from local_stack.airflow_runs import Follower, print_step, waiting
 from local_stack.airflow_server import NAME as AIRFLOW
-from local_stack.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, start_airflow
+from local_stack.airflow_server import NO_TELEMETRY, USER, Airflow, private_keys, ready_airflow, start_airflow
 from local_stack.servers import LOOPBACK, Server, free_port, recall, start_server, stop_server, wait_until_up
 from pipelines.errors import NightjarError
 from pipelines.settings import Settings, load_settings
@@ -39,8 +39,7 @@ def run() -> None:
         use_cases = list(load_use_cases(settings).values())
         server = start_airflow(settings)
         try:
-            with Airflow(server, private_keys(settings)["password"]) as airflow:
-                _make_ready(airflow, use_cases, began)
+            with _ready_airflow(settings, server, use_cases, began) as airflow:
                 _give_up_leftovers(airflow)
                 follower = Follower(console, settings, airflow)
                 _bootstrap(follower, use_cases)
@@ -48,7 +47,7 @@ def run() -> None:
                 for night in NIGHTS:
                     _night(follower, use_cases, night)
         finally:
-            _stop(settings, server)
+            _stop(settings, AIRFLOW)
         from local_stack.summary import show_places, show_summary
 
         for use_case in use_cases:
@@ -65,16 +64,16 @@ def up() -> None:
         use_cases = list(load_use_cases(settings).values())
         password, began = private_keys(settings)["password"], time.perf_counter()
         server = recall(settings, AIRFLOW) or start_airflow(settings, AIRFLOW_PORT)
-        undo.callback(_stop, settings, server)
+        undo.callback(_stop, settings, AIRFLOW)
         tracking = recall(settings, MLFLOW) or _start_mlflow(settings)
         if tracking:
-            undo.callback(_stop, settings, tracking)
+            undo.callback(_stop, settings, MLFLOW)
             with waiting(console, "MLflow starts"):
                 wait_until_up(tracking)
-        with Airflow(server, password) as airflow:
-            _make_ready(airflow, use_cases, began)
+        with _ready_airflow(settings, server, use_cases, began) as airflow:
+            url = airflow.server.url
         undo.pop_all()
-        console.print(f"Airflow  {server.url}  user {USER}  password {password}")
+        console.print(f"Airflow  {url}  user {USER}  password {password}")
         console.print(f"MLflow   {tracking.url if tracking else settings.mlflow_tracking_uri}")
         console.print("make down stops what runs here")
 
@@ -84,9 +83,9 @@ def down() -> None:
     """Stop what `make up` started for this home folder."""
     with _failing_clearly():
         settings = load_settings()
-        running = [server for name in (AIRFLOW, MLFLOW) if (server := recall(settings, name))]
-        for server in running:
-            _stop(settings, server)
+        running = [name for name in (AIRFLOW, MLFLOW) if recall(settings, name)]
+        for name in running:
+            _stop(settings, name)
         if not running:
             console.print(f"nothing runs for {settings.home}")
 
@@ -112,16 +111,17 @@ def _start_mlflow(settings: Settings) -> Server | None:
     return start_server(settings, MLFLOW, command, environment, f"http://{LOOPBACK}:{port}")
 
 
-def _make_ready(airflow: Airflow, use_cases: Sequence[UseCase], began: float) -> None:
+def _ready_airflow(settings: Settings, server: Server, use_cases: Sequence[UseCase], began: float) -> Airflow:
     dag_ids = [
         "bootstrap",
         "ingest",
         *(f"{kind}__{u.name}" for u in use_cases for kind in ("score", "monitor", "train")),
     ]
     with waiting(console, "Airflow starts"):
-        airflow.wait_until_ready(dag_ids)
+        airflow = ready_airflow(settings, server, dag_ids)
     airflow.switch(dag_ids, is_on=True)
     console.print(f"Airflow is ready after {time.perf_counter() - began:.0f} s: {airflow.server.url}")
+    return airflow
 
 
 def _give_up_leftovers(airflow: Airflow) -> None:
@@ -185,10 +185,11 @@ def _is_published(settings: Settings, use_case: UseCase, score_date: date) -> bo
         return connection.scalar(sa.select(scores.c.rank).where(scores.c.score_date == score_date)) is not None
 
 
-def _stop(settings: Settings, server: Server) -> None:
+def _stop(settings: Settings, name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
-    killed = stop_server(settings, server)
-    console.print(f"{server.name} is stopped" + (f"; {killed} processes had to be killed" if killed else ""))
+    server = recall(settings, name)
+    killed = stop_server(settings, server) if server else 0
+    console.print(f"{name} is stopped" + (f"; {killed} processes had to be killed" if killed else ""))
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

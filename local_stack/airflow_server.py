@@ -6,14 +6,23 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
-from local_stack.servers import LOOPBACK, Server, free_port, is_running, start_server
+from local_stack.servers import (
+    LOOPBACK,
+    Server,
+    free_port,
+    is_running,
+    newest_lines,
+    recall,
+    start_server,
+    stop_server,
+)
 from pipelines.errors import EngineFailure
 from pipelines.settings import PREFIX, PROJECT, Settings
 
@@ -72,6 +81,31 @@ def start_airflow(settings: Settings, port: int = 0) -> Server:
     environment = airflow_environment(settings, chosen)
     command = [str(Path(sys.executable).with_name("airflow")), "standalone"]
     return start_server(settings, NAME, command, environment, f"http://{LOOPBACK}:{chosen}")
+
+
+def ready_airflow(settings: Settings, server: Server, dag_ids: Sequence[str], patience_s: float = 180) -> "Airflow":
+    """The started Airflow, once the DAGs can be triggered; `stop_airflow` ends it, also where this fails.
+
+    One that is not healthy within the patience is stopped and started once more: seen on a busy machine was an
+    API server that answered, and found its database out of reach for as long as anybody waited.
+
+    Raises:
+        EngineFailure: it has died, cannot import a DAG, or needs longer than the patience for the second time.
+    """
+    airflow = Airflow(server, private_keys(settings)["password"])
+    if not airflow.gets_healthy(patience_s):
+        airflow.__exit__()
+        stop_airflow(settings)
+        again = start_airflow(settings, int(server.url.rpartition(":")[2]))
+        airflow = Airflow(again, private_keys(settings)["password"])
+    airflow.wait_until_ready(dag_ids, patience_s)
+    return airflow
+
+
+def stop_airflow(settings: Settings) -> int:
+    """Stop this home's Airflow, if it runs; gives the number of processes that had to be killed."""
+    server = recall(settings, NAME)
+    return stop_server(settings, server) if server else 0
 
 
 def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
@@ -157,35 +191,46 @@ class Airflow:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def gets_healthy(self, patience_s: float) -> bool:
+        """Whether every component reports within the patience that it is well."""
+        return not self._wait(self._ill, patience_s)
+
     def wait_until_ready(self, dag_ids: Sequence[str], patience_s: float = 180) -> None:
         """Return once every component is healthy and the DAGs can be triggered.
 
         Raises:
             EngineFailure: Airflow has died, cannot import a DAG, or needs longer than the patience.
         """
-        waiting_for, deadline = "", time.monotonic() + patience_s
-        while time.monotonic() < deadline and is_running(self.server):
-            waiting_for = self._missing(dag_ids)
-            if not waiting_for:
-                self._create_pool()
-                return
-            time.sleep(1)
-        raise EngineFailure(
-            "Airflow did not become ready",
-            where=self.server.url,
-            expected=f"ready within {patience_s:.0f} s",
-            found=waiting_for or "its process has ended",
-            remedy=f"read {self.server.log}; a machine that is too busy may need a second try",
-        )
+        missing = self._wait(lambda: self._ill() or self._unread(dag_ids), patience_s)
+        if missing:
+            raise EngineFailure(
+                "Airflow did not become ready",
+                where=self.server.url,
+                expected=f"ready within {patience_s:.0f} s",
+                found=f"{missing}; the end of its log:\n{newest_lines(self.server)}",
+                remedy=f"read {self.server.log}; a machine that is too busy may need a second try",
+            )
+        self._create_pool()
 
-    def _missing(self, dag_ids: Sequence[str]) -> str:
+    def _wait(self, missing: Callable[[], str], patience_s: float) -> str:
+        """Ask until nothing is missing; gives what still is when the patience or Airflow's process has ended."""
+        found, deadline = "", time.monotonic() + patience_s
+        while time.monotonic() < deadline and is_running(self.server):
+            found = missing()
+            if not found:
+                return ""
+            time.sleep(1)
+        return found or "its process has ended"
+
+    def _ill(self) -> str:
         try:
             health = self._http.get("/api/v2/monitor/health").json()
         except (httpx.TransportError, ValueError):
             return "the API server does not answer yet"
         ill = [name for name in _COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
-        if ill:
-            return f"not healthy yet: {', '.join(ill)}"
+        return f"not healthy yet: {', '.join(ill)}" if ill else ""
+
+    def _unread(self, dag_ids: Sequence[str]) -> str:
         if "Authorization" not in self._http.headers:
             self._log_in()
         known = {dag["dag_id"] for dag in self.get("/api/v2/dags?limit=1000")["dags"]}

@@ -17,7 +17,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from local_stack.airflow_server import Airflow, airflow_environment, private_keys, start_airflow
+from local_stack.airflow_server import Airflow, airflow_environment, ready_airflow, start_airflow, stop_airflow
 from local_stack.receivers import Receivers
 from local_stack.servers import Server, family, start_server, stop_server
 from pipelines.errors import EngineFailure, RunFailed
@@ -152,12 +152,11 @@ def drill(home: Path) -> list[Outcome]:
     _prepare(settings)
     server = start_airflow(settings)
     try:
-        with inbox, Airflow(server, private_keys(settings)["password"]) as airflow:
-            airflow.wait_until_ready(DAGS)
+        with inbox, ready_airflow(settings, server, DAGS) as airflow:
             airflow.switch(DAGS, is_on=True)
             return _break_everything(Drill(settings, airflow, inbox))
     finally:
-        stop_server(settings, server)
+        stop_airflow(settings)
 
 
 def _prepare(settings: Settings) -> None:

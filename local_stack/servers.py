@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ from pipelines.errors import AlreadyRunning, EngineFailure
 from pipelines.settings import Settings
 
 LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 32_000)  # Linux gives none of these to a connection, or to who asks for any
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,15 @@ class Server:
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port of the loopback interface if nobody has it, otherwise one that is free."""
-    for port in (preferred, 0):
+    """The preferred port of the loopback interface if nobody has it, otherwise one that is free and likely stays so."""
+    for port in filter(None, (preferred, *random.sample(_PORTS, 50))):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            return port
     raise OSError("the system has no free port")
 
 
@@ -111,7 +113,15 @@ def wait_until_up(server: Server, patience_s: float = 120, path: str = "/health"
             if httpx.get(f"{server.url}{path}", trust_env=False).is_success:
                 return
         time.sleep(0.5)
-    raise EngineFailure(f"{server.name} did not become ready", where=server.url, remedy=f"read {server.log}")
+    raise EngineFailure(
+        f"{server.name} did not become ready", where=server.url, found=newest_lines(server), remedy=f"read {server.log}"
+    )
+
+
+def newest_lines(server: Server, count: int = 15) -> str:
+    """The end of the server's log."""
+    log = Path(server.log)
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:]) if log.exists() else "no log"
 
 
 def family(server: Server) -> list[psutil.Process]:

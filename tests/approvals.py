@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from toy import USE_CASE
 
-from local_stack.airflow_server import APPROVER, USER, VIEWER, Airflow, start_airflow
-from local_stack.servers import stop_server
+from local_stack.airflow_server import APPROVER, USER, VIEWER, Airflow, ready_airflow, start_airflow, stop_airflow
 from pipelines import promotion_log
 
 DAG_ID = f"train__{USE_CASE.name}"
@@ -104,13 +103,13 @@ def waiting_run(settings, timeout_hours):
         patch.setenv("NIGHTJAR_PROMOTION", "approval")
         patch.setenv("NIGHTJAR_APPROVAL_TIMEOUT_HOURS", str(timeout_hours))
         server = start_airflow(settings)
-    passwords = json.loads((settings.home / "airflow" / "passwords.json").read_text())
-    people = [Person(server, passwords[name], name) for name in (USER, APPROVER, VIEWER)]
+    passwords, people = json.loads((settings.home / "airflow" / "passwords.json").read_text()), []
     try:
+        with ready_airflow(settings, server, [DAG_ID]) as airflow:
+            people = [Person(airflow.server, passwords[name], name) for name in (USER, APPROVER, VIEWER)]
+        for person in people:
+            person._log_in()
         admin = people[0]
-        admin.wait_until_ready([DAG_ID])
-        for other in people[1:]:
-            other._log_in()
         admin.switch([DAG_ID], is_on=True)
         run_id = admin.trigger(DAG_ID, as_of=TRAINED)
         admin.wait_for(run_id, ask_approval="awaiting_input")
@@ -118,4 +117,4 @@ def waiting_run(settings, timeout_hours):
     finally:
         for person in people:
             person.__exit__()
-        stop_server(settings, server)
+        stop_airflow(settings)

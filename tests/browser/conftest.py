@@ -11,8 +11,15 @@ import sqlalchemy as sa
 from chromium import logged_in
 from stoppable import run_to_the_end
 
-from local_stack.airflow_server import USER, Airflow, airflow_environment, private_keys, start_airflow
-from local_stack.servers import recall, stop_server
+from local_stack.airflow_server import (
+    USER,
+    airflow_environment,
+    private_keys,
+    ready_airflow,
+    start_airflow,
+    stop_airflow,
+)
+from local_stack.servers import recall
 from pipelines import tables, warehouse
 from pipelines.settings import PREFIX, PROJECT, Settings
 from pipelines.use_cases import load_use_cases
@@ -43,13 +50,12 @@ def airflow(settings, use_case):
     """The REST interface of a running Airflow, whose nightly DAGs are switched on."""
     server = start_airflow(settings)
     try:
-        with Airflow(server, private_keys(settings)["password"]) as airflow:
-            train = f"train__{use_case.name}"
-            airflow.wait_until_ready([train])
+        train = f"train__{use_case.name}"
+        with ready_airflow(settings, server, [train]) as airflow:
             airflow.switch([train], is_on=False)  # the dates of the tests may ask for a model, which takes minutes
             yield airflow
     finally:
-        stop_server(settings, server)
+        stop_airflow(settings)
         assert recall(settings, "airflow") is None
 
 

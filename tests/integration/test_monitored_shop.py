@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from deliveries import a_line, at, put_day
 from small_shop import USE_CASE
 
-from local_stack.airflow_server import Airflow, private_keys, start_airflow
+from local_stack.airflow_server import ready_airflow, start_airflow, stop_airflow
 from local_stack.receivers import Receivers
-from local_stack.servers import stop_server
 from pipelines import monitoring, tables, warehouse
 from pipelines.features import build_features
 from pipelines.gate import judge
@@ -100,12 +99,11 @@ def airflow(shop):
     settings, _ = shop
     server = start_airflow(settings)
     try:
-        with Airflow(server, private_keys(settings)["password"]) as airflow:
-            airflow.wait_until_ready(("ingest", SCORE, MONITOR, TRAIN), patience_s=300)
+        with ready_airflow(settings, server, ("ingest", SCORE, MONITOR, TRAIN), patience_s=300) as airflow:
             airflow.switch(("ingest", SCORE, MONITOR, TRAIN), is_on=True)
             yield airflow
     finally:
-        stop_server(settings, server)
+        stop_airflow(settings)
 
 
 def end_of(airflow, dag_id, day):
