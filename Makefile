@@ -68,9 +68,10 @@ $(DEPLOY_STAMP): $(STAMP) requirements-deploy.txt
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --require-hashes -r requirements-deploy.txt
 	@touch $@
 
-test-deploy: $(DEPLOY_STAMP) ## the three below, two at a time; as root it installs Debian's packages, else it names them
+test-deploy: $(DEPLOY_STAMP) ## the three below; as root it installs Debian's packages, else it names them
 	$(call install,$(BROWSER_TOOLS) $(IMAGE_TOOLS))
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-stack test-browser test-image
+	@image=0; $(MAKE) --no-print-directory test-image || image=$$?; \
+	  $(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-stack test-browser && exit $$image
 
 test-browser: $(STAMP) ## the checks in a real browser, a real Prometheus and a real Redis
 	$(call install,$(BROWSER_TOOLS))

@@ -51,7 +51,7 @@ def airflow(settings, use_case):
     server = start_airflow(settings)
     try:
         train = f"train__{use_case.name}"
-        with ready_airflow(settings, server, [train]) as airflow:
+        with ready_airflow(settings, server, [train], patience_s=300) as airflow:
             airflow.switch([train], is_on=False)  # the dates of the tests may ask for a model, which takes minutes
             yield airflow
     finally:

@@ -21,9 +21,8 @@ os.environ.update(
 )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def remove_airflow_home():
-    yield
+def pytest_unconfigure():
+    """Remove the home also where none of these tests was chosen."""
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
