@@ -19,7 +19,9 @@ from pipelines.errors import AlreadyRunning, EngineFailure
 from pipelines.settings import Settings
 
 LOOPBACK = "127.0.0.1"
-_PORTS = range(20_000, 32_000)  # Linux gives none of these to a connection, or to who asks for any
+_PORTS = frozenset(range(20_000, 32_000))  # by default Linux gives none of these to whoever asks for any
+_given: set[int] = set()
+_random = random.SystemRandom()  # processes that were forked draw different ports
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Server:
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port of the loopback interface if nobody has it, otherwise one that is free and likely stays so."""
-    for port in filter(None, (preferred, *random.sample(_PORTS, 50))):
+    """The preferred port of the loopback interface if nobody has it, otherwise a free one, each time another."""
+    for port in filter(None, (preferred, *_random.sample(sorted(_PORTS - _given), 50))):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise OSError("the system has no free port")
 

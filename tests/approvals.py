@@ -96,17 +96,18 @@ class Waiting:
 @contextmanager
 def waiting_run(settings, timeout_hours):
     """Train the toy in a real Airflow, up to the question; the home must hold its data."""
-    with pytest.MonkeyPatch.context() as patch:
-        tests = str(Path(__file__).parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")])))
-        patch.setenv("NIGHTJAR_USE_CASES", "toy")
-        patch.setenv("NIGHTJAR_PROMOTION", "approval")
-        patch.setenv("NIGHTJAR_APPROVAL_TIMEOUT_HOURS", str(timeout_hours))
-        server = start_airflow(settings)
-    passwords, people = json.loads((settings.home / "airflow" / "passwords.json").read_text()), []
+    people = []
     try:
-        with ready_airflow(settings, server, [DAG_ID]) as airflow:
-            people = [Person(airflow.server, passwords[name], name) for name in (USER, APPROVER, VIEWER)]
+        with pytest.MonkeyPatch.context() as patch:
+            tests = str(Path(__file__).parent)
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")])))
+            patch.setenv("NIGHTJAR_USE_CASES", "toy")
+            patch.setenv("NIGHTJAR_PROMOTION", "approval")
+            patch.setenv("NIGHTJAR_APPROVAL_TIMEOUT_HOURS", str(timeout_hours))
+            with ready_airflow(settings, start_airflow(settings), [DAG_ID]) as airflow:
+                server = airflow.server
+        passwords = json.loads((settings.home / "airflow" / "passwords.json").read_text())
+        people = [Person(server, passwords[name], name) for name in (USER, APPROVER, VIEWER)]
         for person in people:
             person._log_in()
         admin = people[0]

@@ -3,11 +3,10 @@
 import io
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local_stack.servers import LOOPBACK, Server, family, is_running, recall, start_server, stop_server
+from local_stack.servers import LOOPBACK, Server, family, free_port, is_running, recall, start_server, stop_server
 from pipelines.settings import Settings
 from pipelines.storage import Location
 
@@ -82,7 +81,7 @@ def running_object_store(home: Path, *others: dict[str, object]) -> Iterator[Ser
     }
     known = home / "identities.json"
     known.write_text(json.dumps({"identities": [identity, *others]}))
-    ports = _free_ports(2 * len(_PORTS))
+    ports = [free_port() for _ in range(2 * len(_PORTS))]
     command = [str(Path(sys.executable).with_name("weed")), "server", "-s3", f"-dir={data}", f"-s3.config={known}"]
     command += [f"-ip={LOOPBACK}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     command += ["-s3.autoCreateBucket=false", "-volume.max=0", "-master.volumeSizeLimitMB=64"]
@@ -136,12 +135,3 @@ def _wait_until_healthy(server: Server, patience_s: float = 120) -> None:
             client.delete_bucket(Bucket="healthy")
         time.sleep(0.2)
     raise RuntimeError(f"SeaweedFS did not become healthy: {Path(server.log).read_text()[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface, all different and free a moment ago."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
